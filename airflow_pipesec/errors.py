@@ -1,0 +1,94 @@
+"""The errors this package raises on purpose.
+
+::
+
+    PipesecError
+    ├── ConfigurationError        what the author wrote cannot work: fix it, a retry will not help
+    │   └── PolicyError           a policy or waiver that cannot be read
+    ├── ManifestError             a manifest that is malformed or contradicts itself
+    ├── EncryptionError           an encrypted file that is malformed, tampered with, or not for us
+    └── StorageError              a place that could not be read or written
+        ├── ObjectMissing         there is nothing there
+        ├── AccessDenied          there may be something, but we may not look
+        └── ObjectRefused         what is there is not something we read: a link, a device, a path that leaves its root
+
+A :class:`StorageError` of no narrower kind is trouble with the world (a lost connection, throttling) that a retry may cure.
+Every message names the thing, the reason and the remedy, and holds no content of any file.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+__all__ = [
+    "AccessDenied",
+    "ConfigurationError",
+    "EncryptionError",
+    "KeyGivenTwice",
+    "ManifestError",
+    "ObjectMissing",
+    "ObjectRefused",
+    "PipesecError",
+    "PolicyError",
+    "StorageError",
+    "place_of",
+    "unique_keys",
+]
+
+
+class PipesecError(Exception):
+    """Base of everything this package raises on purpose."""
+
+
+class ConfigurationError(PipesecError):
+    """A parameter or file written by the author cannot work; no retry helps."""
+
+
+class PolicyError(ConfigurationError):
+    """A policy, or a waiver in it, cannot be read."""
+
+
+class ManifestError(PipesecError):
+    """A manifest is malformed, contradicts itself or names things twice."""
+
+
+class EncryptionError(PipesecError):
+    """An encrypted file is malformed, was tampered with, or is not for the given identity."""
+
+
+class StorageError(PipesecError):
+    """A place could not be read or written; a retry may help."""
+
+
+class ObjectMissing(StorageError):
+    """Nothing exists at that place."""
+
+
+class AccessDenied(StorageError):
+    """The place exists or may exist, but permission to look was denied."""
+
+
+class ObjectRefused(StorageError):
+    """The thing at that place is a symbolic link, a special file or outside its root, and is not read."""
+
+
+class KeyGivenTwice(ValueError):
+    """A JSON object gives a key twice, and readers disagree which of the two counts."""
+
+
+def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Make a dictionary of a JSON object's pairs (``object_pairs_hook``). Raises :class:`KeyGivenTwice`."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise KeyGivenTwice("a key is given twice")
+    return found
+
+
+def place_of(error: BaseException) -> str:
+    """Name an exception by type and by the line that raised it, without its message, which may quote the data."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    where = f" at {Path(trace.tb_frame.f_code.co_filename).name}:{trace.tb_lineno}" if trace is not None else ""
+    return f"{type(error).__name__}{where}"
