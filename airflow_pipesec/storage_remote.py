@@ -1,0 +1,342 @@
+"""Remote storage: objects in S3, pinned to the version that was read, and files on any fsspec filesystem."""
+
+from __future__ import annotations
+
+import io
+import tempfile
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
+from typing import IO, TYPE_CHECKING, Any, cast
+
+from airflow_pipesec.errors import AccessDenied, ConfigurationError, ObjectMissing, StorageError, place_of
+from airflow_pipesec.findings import printable
+from airflow_pipesec.storage import (
+    CHUNK,
+    MAX_DEPTH,
+    SINGLE,
+    Buffer,
+    Hasher,
+    Irregular,
+    Kind,
+    Listing,
+    Scanned,
+    Source,
+    Store,
+    escapes,
+    os_errors,
+    within,
+)
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+__all__ = ["FsspecStore", "S3Store", "aws_errors"]
+
+
+class S3Store(Store):
+    """An object, or every object below a prefix, in an S3 bucket.
+
+    What is read is pinned: one GET names the version whose bytes it streams, and a read that has to be resumed asks for that
+    version and entity tag again. An ETag is used for nothing else; it is not a digest.
+    """
+
+    parallel = 8
+    pins_versions = True
+    resumes = 5
+
+    def __init__(self, location: str, client: S3Client | None = None) -> None:
+        self.bucket, _, prefix = location.partition("/")
+        if not self.bucket:
+            raise ConfigurationError(f"s3://{printable(location)} names no bucket. Write s3://bucket/prefix.")
+        self.prefix = prefix.rstrip("/")
+        self.url = f"s3://{self.bucket}/{self.prefix}".rstrip("/")
+        self._client = client
+
+    @property
+    def client(self) -> S3Client:
+        """The boto3 client; made with boto3's own defaults (credentials, endpoint, retries) when none was handed in."""
+        if self._client is None:
+            import boto3
+
+            with aws_errors(self.url):
+                self._client = boto3.client("s3")
+        return self._client
+
+    def listing(self) -> Listing:
+        found = Listing()
+        start = f"{self.prefix}/" if self.prefix else ""
+        with aws_errors(self.url):
+            for page in self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=start):
+                for item in page.get("Contents", []):
+                    name = item["Key"][len(start) :]
+                    if (not name or name.endswith("/")) and item["Size"] == 0:
+                        continue  # the empty object that stands for a folder
+                    if not name or name.endswith("/"):
+                        found.irregular.append(Irregular(name or SINGLE, Kind.SPECIAL, "a folder marker with content"))
+                    elif escapes(name):
+                        found.irregular.append(Irregular(name, Kind.ESCAPING, "a key that leads outside the root as a path"))
+                    else:
+                        found.files.append(name)
+            if self.prefix and (found.files or found.irregular):
+                # An object of the folder's own name is below no prefix, but some readers would find it there.
+                first = self.client.list_objects_v2(Bucket=self.bucket, Prefix=self.prefix, MaxKeys=1).get("Contents", [])
+                if first and first[0]["Key"] == self.prefix:
+                    found.irregular.append(Irregular(SINGLE, Kind.SPECIAL, "an object beside a folder of the same name"))
+            if not found.files and not found.irregular:
+                if not self.prefix:
+                    raise ObjectMissing(f"{self.url} holds no object. Check the bucket's name, or upload the files first.")
+                self.client.head_object(Bucket=self.bucket, Key=self.prefix)
+                found.files.append(SINGLE)
+        return found.ordered()
+
+    def key_of(self, name: str) -> str:
+        """Return the object key of a name below the root."""
+        if name == SINGLE:
+            return self.prefix
+        return f"{self.prefix}/{name}" if self.prefix else name
+
+    def _stream(self, name: str) -> Iterator[tuple[bytes, str | None]]:
+        """Yield the object's bytes with the version they belong to, resuming a broken read at the byte where it broke."""
+        from botocore.exceptions import HTTPClientError, IncompleteReadError, ReadTimeoutError, ResponseStreamingError
+
+        where = self.describe(name)
+        pinned: dict[str, Any] = {}
+        offset, length, version, tries = 0, -1, None, 0
+        while True:
+            with aws_errors(where):
+                if offset:
+                    pinned["Range"] = f"bytes={offset}-"
+                answer = self.client.get_object(Bucket=self.bucket, Key=self.key_of(name), **pinned)
+                if not pinned:
+                    length, version = answer["ContentLength"], answer.get("VersionId")
+                    version = None if version == "null" else version
+                    pinned = {"IfMatch": answer["ETag"]} | ({"VersionId": version} if version else {})
+                elif answer["ETag"] != pinned["IfMatch"] or (version and answer.get("VersionId") != version):
+                    raise StorageError(f"{printable(where)} changed while it was read. Run the guard again when it is at rest.")
+                try:
+                    for data in answer["Body"].iter_chunks(CHUNK):
+                        offset += len(data)
+                        yield data, version
+                except (HTTPClientError, IncompleteReadError, ReadTimeoutError, ResponseStreamingError, OSError) as error:
+                    tries += 1
+                    if tries > self.resumes:
+                        raise StorageError(f"{printable(where)} broke off at byte {offset} of {length}: {error}") from error
+                    if offset < length:
+                        continue
+                if offset != length:
+                    raise StorageError(f"{printable(where)} ended at byte {offset} of {length}. Run the guard again.")
+                if not length:
+                    yield b"", version
+                return
+
+    def scan(self, names: Sequence[str], new: Callable[[], Hasher]) -> Iterator[Scanned]:
+        for name in names:
+            hasher = new()
+            size = 0
+            version: str | None = None
+            try:
+                for data, pinned in self._stream(name):
+                    hasher.update(data)
+                    size += len(data)
+                    version = pinned
+            except StorageError as error:
+                yield Scanned(name, b"", 0, error=error)
+            else:
+                yield Scanned(name, hasher.digest(), size, version)
+
+    def read(self, name: str = SINGLE, *, limit: int) -> bytes:
+        data = bytearray()
+        for piece, _ in self._stream(name):
+            data += piece
+            if len(data) > limit:
+                break
+        return within(bytes(data), limit, self.describe(name))
+
+    def write_pieces(self, pieces: Iterable[Buffer], name: str = SINGLE) -> None:
+        # Nothing is there before the last byte was taken: an upload in parts that breaks off is aborted.
+        with aws_errors(self.describe(name)):
+            self.client.upload_fileobj(cast("IO[bytes]", _Pieces(pieces)), self.bucket, self.key_of(name))
+
+    @contextmanager
+    def stream(self, name: str = SINGLE) -> Iterator[Source]:
+        yield _Pieces(data for data, _ in self._stream(name))
+
+    def open(self) -> AbstractContextManager[IO[bytes]]:
+        return _copied(data for data, _ in self._stream(SINGLE))
+
+    def remove(self, name: str = SINGLE) -> None:
+        with aws_errors(self.describe(name)):
+            self.client.delete_object(Bucket=self.bucket, Key=self.key_of(name))
+
+
+class FsspecStore(Store):
+    """A file or folder on any fsspec filesystem. What it pins depends on the filesystem: there is no version."""
+
+    parallel = 8
+
+    def __init__(self, url: str, filesystem: Any, path: str) -> None:
+        self.url = url
+        self.fs = filesystem
+        self.path = path.rstrip("/") or "/"
+
+    def listing(self) -> Listing:
+        found = Listing()
+        with os_errors(self.url):
+            # Filesystems cache listings: a sensor that waits would never see what arrives.
+            self.fs.invalidate_cache()
+            root = self.fs.info(self.path)
+            if root.get("islink") or root["type"] == "link":
+                found.irregular.append(Irregular(SINGLE, Kind.SYMLINK, "a symbolic link; give the path that it points to"))
+                return found
+            if root["type"] == "file":
+                found.files.append(SINGLE)
+                return found
+            base = root["name"].rstrip("/") + "/"
+            for info in self._below(root["name"]):
+                path = info["name"]
+                name = path[len(base) :] if path.startswith(base) else path
+                if info.get("islink") or info["type"] == "link":
+                    found.irregular.append(Irregular(name, Kind.SYMLINK, "a symbolic link"))
+                elif info["type"] != "file":
+                    found.irregular.append(Irregular(name, Kind.SPECIAL, "neither a file nor a folder"))
+                elif escapes(name):
+                    found.irregular.append(Irregular(name, Kind.ESCAPING, "a name that leads outside the root"))
+                else:
+                    found.files.append(name)
+        if not found.files and not found.irregular:
+            raise ObjectMissing(f"{printable(self.url)} holds no file. Check the address, or upload the files first.")
+        return found.ordered()
+
+    def _below(self, folder: str) -> Iterator[dict[str, Any]]:
+        """List everything below a folder. fsspec's own walk and find leave out what cannot be listed."""
+        folders = [(folder, 0)]
+        while folders:
+            here, depth = folders.pop()
+            if depth > MAX_DEPTH:
+                raise StorageError(f"{printable(self.url)} is nested deeper than {MAX_DEPTH} folders. Give a place further down.")
+            for info in self.fs.ls(here, detail=True):
+                if info["name"].rstrip("/") == here.rstrip("/") and info["type"] == "directory":
+                    continue  # some list the folder itself among what is in it
+                if info["type"] == "directory" and not info.get("islink"):
+                    folders.append((info["name"], depth + 1))
+                else:
+                    yield info
+
+    def _path(self, name: str) -> str:
+        return self.path if name == SINGLE else f"{self.path.rstrip('/')}/{name}"
+
+    def _stream(self, name: str) -> Iterator[bytes]:
+        with os_errors(self.describe(name)), self.fs.open(self._path(name), "rb") as file:
+            while data := file.read(CHUNK):
+                yield data
+
+    def scan(self, names: Sequence[str], new: Callable[[], Hasher]) -> Iterator[Scanned]:
+        for name in names:
+            hasher = new()
+            size = 0
+            try:
+                for data in self._stream(name):
+                    hasher.update(data)
+                    size += len(data)
+            except StorageError as error:
+                yield Scanned(name, b"", 0, error=error)
+            else:
+                yield Scanned(name, hasher.digest(), size)
+
+    def read(self, name: str = SINGLE, *, limit: int) -> bytes:
+        with os_errors(self.describe(name)), self.fs.open(self._path(name), "rb") as file:
+            return within(cast(bytes, file.read(limit + 1)), limit, self.describe(name))
+
+    def write_pieces(self, pieces: Iterable[Buffer], name: str = SINGLE) -> None:
+        target = self._path(name)
+        beside = f"{target}.{uuid.uuid4().hex}.tmp"
+        with os_errors(self.describe(name)):
+            self.fs.makedirs(self.fs._parent(target), exist_ok=True)
+            try:
+                with self.fs.open(beside, "wb") as file:
+                    for piece in pieces:
+                        file.write(piece)
+                self.fs.mv(beside, target)
+            except BaseException:
+                with suppress(Exception):
+                    self.fs.rm_file(beside)
+                raise
+
+    @contextmanager
+    def stream(self, name: str = SINGLE) -> Iterator[Source]:
+        yield _Pieces(self._stream(name))
+
+    def open(self) -> AbstractContextManager[IO[bytes]]:
+        return _copied(self._stream(SINGLE))
+
+    def remove(self, name: str = SINGLE) -> None:
+        with os_errors(self.describe(name)):
+            self.fs.rm_file(self._path(name))
+
+
+class _Pieces(io.RawIOBase):
+    """Reads what comes in pieces as a file."""
+
+    def __init__(self, pieces: Iterable[Buffer]) -> None:
+        self.pieces = iter(pieces)
+        self.held = memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any, /) -> int:
+        while not self.held:
+            piece = next(self.pieces, None)
+            if piece is None:
+                return 0
+            self.held = memoryview(piece)
+        count = min(len(buffer), len(self.held))
+        buffer[:count], self.held = self.held[:count], self.held[count:]
+        return count
+
+    def read(self, size: int = -1, /) -> bytes:
+        """Return exactly ``size`` bytes unless the end comes first, as uploads in parts want it."""
+        data = bytearray()
+        while size < 0 or len(data) < size:
+            more = super().read(CHUNK if size < 0 else size - len(data))
+            if not more:
+                break
+            data += more
+        return bytes(data)
+
+
+@contextmanager
+def _copied(pieces: Iterator[bytes]) -> Iterator[IO[bytes]]:
+    with tempfile.TemporaryFile(prefix="pipesec-") as file:
+        for data in pieces:
+            file.write(data)
+        file.seek(0)
+        yield file
+
+
+@contextmanager
+def aws_errors(where: str) -> Iterator[None]:
+    """Turn botocore's errors into ours, naming ``where``."""
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    where = printable(where)
+    try:
+        yield
+    except ClientError as error:
+        code = error.response.get("Error", {}).get("Code", "unknown")
+        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+        if code in ("NoSuchKey", "NoSuchBucket", "NoSuchVersion", "404", "NotFound"):
+            raise ObjectMissing(f"{where} does not exist ({code}). Check the name, or run the task that writes it.") from error
+        if code == "InvalidObjectState":
+            raise AccessDenied(f"{where} is archived and cannot be read. Restore it first.") from error
+        if status in (401, 403):
+            raise AccessDenied(f"{where} may not be read or written ({code}). Grant the task's role access to it.") from error
+        raise StorageError(f"{where}: {code} (HTTP {status})") from error
+    except BotoCoreError as error:
+        raise StorageError(f"{where}: {error}") from error
+    except ValueError as error:
+        # An endpoint, a number of tries or a key that botocore cannot make a request of.
+        raise ConfigurationError(
+            f"{where}: no request can be made of it ({place_of(error)}). Check the key and the AWS settings."
+        ) from None
