@@ -1,0 +1,256 @@
+"""Tables: a file becomes a frame, a frame answers SQL, and the rows that fail are set aside."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
+
+from airflow_pipesec.errors import ConfigurationError, PipesecError, StorageError, unique_keys
+from airflow_pipesec.findings import printable
+from airflow_pipesec.storage import Store
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
+
+__all__ = ["FRAME", "QUARANTINE_COLUMN", "Unreadable", "exact", "quoted", "read_frame", "set_aside", "sql_on"]
+
+QUARANTINE_COLUMN = "pipesec_failed_expectations"
+FRAME = "pipesec_data"
+"""The name under which :func:`sql_on` offers a frame to SQL."""
+
+_CSV, _PARQUET, _LINES = (".csv",), (".parquet", ".pq"), (".jsonl", ".ndjson", ".json")
+
+
+class Unreadable(NamedTuple):
+    """Why a file could not be read as a table; no content of it."""
+
+    reason: str
+
+
+def read_frame(store: Store) -> pd.DataFrame | Unreadable:
+    """Read a CSV, Parquet or JSON-lines file whole.
+
+    The extension says which. Compressed text is not read: a small file could hold more than the worker's memory. Raises
+    :class:`ConfigurationError` for another extension and :class:`StorageError` when the file can't be had.
+    """
+    import pandas as pd
+
+    extension = Path(store.name).suffix.lower()
+    if extension not in (*_CSV, *_PARQUET, *_LINES):
+        raise ConfigurationError(
+            f"{printable(store.url)} ends in {printable(extension) or 'no extension'}, which says no known format. "
+            f"Use {', '.join((*_CSV, *_PARQUET, *_LINES))}, or configure_dataframe= for anything else."
+        )
+    with store.open() as file:
+        try:
+            if extension in _CSV:
+                return _read_csv(file)
+            if extension in _PARQUET:
+                return _read_parquet(file)
+            return _read_lines(file)
+        except pd.errors.EmptyDataError:
+            return pd.DataFrame()
+        except PipesecError:
+            raise
+        except OSError as error:
+            if error.errno is None:  # pyarrow's word for a file that is no Parquet
+                return Unreadable(type(error).__name__)
+            raise StorageError(f"{printable(store.url)}: {error.strerror}. Run the guard again.") from error
+        except Exception as error:
+            # Parsers raise what they like, and their messages quote the data.
+            return Unreadable(type(error).__name__)
+
+
+def _read_csv(file: IO[bytes]) -> pd.DataFrame | Unreadable:
+    import pandas as pd
+    import pyarrow as pa
+    from pyarrow import csv
+
+    # A name given twice would be mangled, and every rule about it see one of the two columns.
+    first = pd.read_csv(file, header=None, nrows=1, dtype=str, compression=None, keep_default_na=False)
+    names = [str(name) for name in first.iloc[0].tolist()]
+    if len({name.strip() for name in names}) != len(names):
+        return Unreadable("the header gives a name twice")
+    # pandas fills short rows up, and where the first row is longer than the header it shifts every column. Arrow counts.
+    file.seek(0)
+    as_text = csv.ConvertOptions(column_types=dict.fromkeys(names, pa.large_binary()), strings_can_be_null=False)
+    try:
+        for _ in csv.open_csv(file, parse_options=csv.ParseOptions(newlines_in_values=True), convert_options=as_text):
+            pass
+    except pa.ArrowInvalid:
+        return Unreadable("a row has more or fewer fields than the header")
+    file.seek(0)
+    frame = pd.read_csv(file, low_memory=False, compression=None)
+    long = [name for name, dtype in frame.dtypes.items() if dtype.kind == "f" and _is_long(frame[name].abs().max())]
+    for name in long:
+        # Long integers beside missing values became floats: read them again as what they are, if they are.
+        file.seek(0)
+        try:
+            column = pd.read_csv(file, usecols=[name], dtype={name: "Int64"}, low_memory=False, compression=None)[name]
+        except (ValueError, OverflowError):
+            continue
+        frame[name] = column.astype("object").where(column.notna(), None)
+    return frame
+
+
+def _read_parquet(file: IO[bytes]) -> pd.DataFrame:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    # The file's own pandas metadata could hide a column as an index, or give one the name of another.
+    table = pq.read_table(file)
+    # As floats, the integers of a column with missing values would lose their last digits.
+    long = any(
+        column.null_count and pa.types.is_integer(column.type) and _is_long(*pc.min_max(column).as_py().values())
+        for column in table.columns
+    )
+    frame: pd.DataFrame = table.to_pandas(ignore_metadata=True, integer_object_nulls=long)
+    return frame
+
+
+def _is_long(*numbers: float | None) -> bool:
+    """Whether an integer is too long for a float to hold it exactly."""
+    return any(number is not None and abs(number) >= 2**53 for number in numbers)
+
+
+def _read_lines(file: IO[bytes]) -> pd.DataFrame | Unreadable:
+    """Read one JSON object a line. pandas' own reader joins lines, takes several objects in one, and the last of equal keys."""
+    import json
+
+    import pandas as pd
+
+    def no_constant(_: str) -> None:
+        raise ValueError
+
+    rows: list[dict[str, Any]] = []
+    for number, line in enumerate(file, 1):
+        if not line.strip():
+            continue
+        try:
+            text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+            row = json.loads(text, object_pairs_hook=unique_keys, parse_constant=no_constant)
+            json.dumps(row, ensure_ascii=False).encode()  # a lone surrogate, written as an escape, is no text
+        except (ValueError, RecursionError):
+            return Unreadable(f"line {number} is not one JSON object")
+        if not isinstance(row, dict):
+            return Unreadable(f"line {number} is not one JSON object")
+        rows.append(row)
+    # Row by row as objects, so that a missing key does not turn the integers of the others into floats.
+    names = dict.fromkeys(name for row in rows for name in row)
+    columns = {}
+    for name in names:
+        values = [row.get(name) for row in rows]
+        plain = pd.Series(values, dtype="object")
+        inferred = plain.infer_objects()
+        long = inferred.dtype.kind == "f" and _is_long(*[value for value in values if type(value) is int])
+        columns[name] = plain if long else inferred
+    return pd.DataFrame(columns)
+
+
+@contextmanager
+def sql_on(frame: pd.DataFrame) -> Iterator[Callable[[str], Any]]:
+    """Give a function that returns the one value of a query over ``FRAME``, evaluated by DuckDB in memory.
+
+    DuckDB compares like with like: text beside a number raises, where SQLite would order the two by their types. The SQL can
+    reach no file and no network. Raises :class:`ConfigurationError` for column names that SQL, which ignores case, can't tell
+    apart.
+    """
+    import duckdb
+
+    names = [str(name).lower() for name in frame.columns]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ConfigurationError(f"columns differ only in case: {', '.join(map(printable, twice))}. SQL rules need one of them.")
+    locked: dict[str, str | bool | int | float | list[str]] = {
+        "enable_external_access": False,
+        "autoinstall_known_extensions": False,
+        "autoload_known_extensions": False,
+        "lock_configuration": True,
+    }
+    with closing(duckdb.connect(":memory:", config=locked)) as connection:
+        connection.register(FRAME, _arrow(frame))
+
+        def value_of(query: str) -> Any:
+            row = connection.execute(query).fetchone()
+            return None if row is None else row[0]
+
+        yield value_of
+
+
+def quoted(name: str) -> str:
+    """Return a column's name as DuckDB wants it."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def exact(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return a frame whose integers can be added without wrapping round: Python's own where numpy's are too short."""
+    import numpy as np
+
+    for position, dtype in enumerate(frame.dtypes):
+        if isinstance(dtype, np.dtype) and dtype.kind in "iu" and len(frame):
+            column = frame.iloc[:, position]
+            most = max(abs(int(column.min())), abs(int(column.max())))
+            wide: Any = "object" if most * len(frame) >= 2**62 else "int64"
+            if dtype != wide:
+                frame = frame.copy(deep=False)
+                frame.isetitem(position, column.astype(wide).array)
+    return frame
+
+
+def set_aside(frame: pd.DataFrame, failing: Mapping[int, Collection[str]], target: Store) -> int:
+    """Write the failing rows to ``target`` as Parquet, read it again, and return how many rows it holds.
+
+    ``failing`` maps row positions to the expectations that the row failed; these come as one more column. The file is written
+    even when it holds no row, so that one from an earlier try never looks like this one's.
+    """
+    import pandas as pd
+    import pyarrow.parquet as pq
+
+    positions = sorted(failing)
+    aside = frame.iloc[positions].copy()
+    if QUARANTINE_COLUMN in aside.columns:
+        raise ConfigurationError(f"the data has a column {QUARANTINE_COLUMN} of its own. Rename it before validating.")
+    reasons = ["; ".join(sorted(failing[position])) for position in positions]
+    aside[QUARANTINE_COLUMN] = pd.Series(reasons, index=aside.index, dtype="object")
+    buffer = io.BytesIO()
+    pq.write_table(_arrow(aside, flat=True), buffer)
+    target.write(buffer.getvalue())
+    with target.open() as file:
+        return int(pq.ParquetFile(file).metadata.num_rows)
+
+
+def _arrow(frame: pd.DataFrame, *, flat: bool = False) -> pa.Table:
+    """Turn a frame into a table. Columns of mixed types, which is where bad rows come from, are kept as text; so are nested ones
+    where the table has to be ``flat``. Not-a-number is no value.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    arrays = []
+    for position in range(len(frame.columns)):
+        column = frame.iloc[:, position]
+        try:
+            array = pa.Array.from_pandas(column)
+        except (pa.ArrowException, ValueError, TypeError, OverflowError):
+            array = None
+        if array is None or (flat and pa.types.is_nested(array.type)):
+            array = pa.array([_text(value) for value in column], pa.string())
+        if pa.types.is_floating(array.type):
+            array = pc.if_else(pc.is_nan(array), None, array)
+        arrays.append(array)
+    return pa.table(arrays, names=[str(name) for name in frame.columns])
+
+
+def _text(value: Any) -> str | None:
+    import pandas as pd
+
+    if value is None or value is pd.NA or value is pd.NaT or (isinstance(value, float) and value != value):
+        return None
+    try:
+        return str(value).encode("utf-8", "backslashreplace").decode()
+    except Exception:
+        return f"<{type(value).__name__}>"  # what an object says of itself when asked for text is its own affair
