@@ -1,0 +1,182 @@
+"""Keys: where the identities that decrypt come from, and nowhere that others can read.
+
+A private key is never a parameter of a task: parameters are part of the serialized DAG, which everybody who may see the DAG can
+read. What a task is given is a reference to the key:
+
+* ``file:PATH``: a key file as ``age-keygen`` and ``pipesec keygen`` write it, readable by its owner alone;
+* ``env:NAME``: an environment variable that holds the text of such a file;
+* ``kms:PATH``: a file with an identity that AWS KMS wrapped, as ``pipesec keygen --kms KEY`` writes it;
+* ``connection:ID`` and ``variable:NAME``: the password of an Airflow connection, or an Airflow variable, from whatever secrets
+  backend Airflow is set up with. Only in a task.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from airflow_pipesec.age import Identity, Recipient, new_identity
+from airflow_pipesec.errors import AccessDenied, ConfigurationError, ObjectRefused, StorageError
+from airflow_pipesec.findings import printable
+from airflow_pipesec.storage import plain_file
+
+if TYPE_CHECKING:
+    from mypy_boto3_kms import KMSClient
+
+__all__ = ["identities_from", "recipients_from", "unwrap_identity", "wrap_identity", "write_identity"]
+
+MAX_KEY_FILE = 1 << 20
+KMS_FORMAT = "pipesec/kms-wrapped-age-identity/v1"
+Source = Callable[[str], str]
+
+
+def identities_from(reference: str, sources: Mapping[str, Source] | None = None) -> list[Identity]:
+    """Return the identities behind a reference. ``sources`` are further schemes, beside those of this module.
+
+    Raises :class:`ConfigurationError`, which holds nothing of the key, for a reference that leads to none, and
+    :class:`AccessDenied` for a key file that others may read.
+    """
+    scheme, separator, rest = reference.partition(":")
+    if scheme.upper().startswith("AGE-SECRET-KEY-"):
+        raise ConfigurationError(
+            "identity= is a private key itself, which everybody who may see the DAG could read. Give a reference to it: "
+            "file:PATH, env:NAME, kms:PATH, connection:ID or variable:NAME."
+        )
+    known: dict[str, Source] = {"file": _from_file, "env": _from_environment, "kms": _from_kms, **(sources or {})}
+    if not separator or scheme not in known or not rest:
+        raise ConfigurationError(
+            f"identity={printable(scheme)}:… is no reference to a key. Use one of {', '.join(f'{name}:…' for name in known)}."
+        )
+    identities = [Identity.parse(line) for line in _lines(known[scheme](rest))]
+    if not identities:
+        raise ConfigurationError(f"identity={printable(reference)} leads to no key. Put the text of a key file there.")
+    return identities
+
+
+def recipients_from(given: str | list[str] | tuple[str, ...]) -> list[Recipient]:
+    """Return the recipients among public keys (``age1…``) and ``file:PATH`` references to files of them, one a line."""
+    found: list[Recipient] = []
+    for item in [given] if isinstance(given, str) else given:
+        if not isinstance(item, str):
+            raise ConfigurationError(f"a recipient is a {type(item).__name__}. Give public keys (age1…) or file:PATH.")
+        if item.upper().startswith("AGE-SECRET-KEY-"):
+            raise ConfigurationError("a recipient is a private key. Give the public key, which starts with age1; keep the other.")
+        scheme, _, path = item.partition(":")
+        texts = _lines(_read(Path(path)).decode("utf-8", "replace")) if scheme == "file" else [item]
+        found += [Recipient.parse(text) for text in texts]
+    if not found:
+        raise ConfigurationError("there is no recipient. Give at least one public key (age1…) to encrypt for.")
+    return found
+
+
+def write_identity(path: Path) -> Identity:
+    """Make a new identity and write it to a file, which must not exist, that only its owner can read."""
+    identity = new_identity()
+    _create(path, f"# public key: {identity.recipient}\n{identity.reveal()}\n".encode())
+    return identity
+
+
+def wrap_identity(path: Path, key_id: str, client: KMSClient | None = None) -> Identity:
+    """Make a new identity, let AWS KMS wrap it under ``key_id``, and write it to a file, which is then no secret by itself."""
+    from airflow_pipesec.storage_remote import aws_errors
+
+    identity = new_identity()
+    context = {"pipesec": "age-identity", "recipient": str(identity.recipient)}
+    with aws_errors(f"KMS key {key_id}"):
+        client = client or _kms()
+        answer = client.encrypt(KeyId=key_id, Plaintext=identity.reveal().encode(), EncryptionContext=context)
+    document = {
+        "format": KMS_FORMAT,
+        "recipient": str(identity.recipient),
+        "key": answer["KeyId"],
+        "wrapped": base64.b64encode(answer["CiphertextBlob"]).decode(),
+    }
+    _create(path, json.dumps(document, indent=1).encode() + b"\n")
+    return identity
+
+
+def unwrap_identity(path: Path, client: KMSClient | None = None) -> Identity:
+    """Let AWS KMS unwrap an identity. The key, and the recipient that the file names, must be those it was wrapped with."""
+    from airflow_pipesec.storage_remote import aws_errors
+
+    where = f"wrapped identity {printable(str(path))}"
+    try:
+        document = json.loads(_read(path))
+        if document["format"] != KMS_FORMAT:
+            raise ValueError
+        recipient, key = str(document["recipient"]), str(document["key"])
+        wrapped = base64.b64decode(document["wrapped"], validate=True)
+    except (ValueError, KeyError, TypeError):
+        raise ConfigurationError(f"{where} is not one. Give the file that `pipesec keygen --kms` wrote.") from None
+    with aws_errors(where):
+        client = client or _kms()
+        context = {"pipesec": "age-identity", "recipient": recipient}
+        answer = client.decrypt(CiphertextBlob=wrapped, KeyId=key, EncryptionContext=context)
+    identity = Identity.parse(answer["Plaintext"].decode("ascii", "replace"))
+    if str(identity.recipient) != recipient:
+        raise ConfigurationError(f"{where} holds another key than it names. Make a new one with `pipesec keygen --kms`.")
+    return identity
+
+
+def _kms() -> KMSClient:
+    import boto3
+
+    return boto3.client("kms")
+
+
+def _from_file(path: str) -> str:
+    return _read(Path(path), secret=True).decode("utf-8", "replace")
+
+
+def _from_environment(name: str) -> str:
+    value = os.environ.get(name)
+    if value is None:
+        raise ConfigurationError(f"identity=env:{printable(name)}: there is no such environment variable. Set it for the worker.")
+    return value
+
+
+def _from_kms(path: str) -> str:
+    return unwrap_identity(Path(path)).reveal()
+
+
+def _read(path: Path, *, secret: bool = False) -> bytes:
+    where = printable(str(path))
+    try:
+        with plain_file(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), f"key file {path}") as file:
+            status = os.fstat(file.fileno())
+            if secret and (status.st_mode & 0o077 or status.st_uid not in (0, os.geteuid())):
+                raise AccessDenied(f"key file {where} can be read or written by others. Run: chmod 600, as its owner.")
+            data = file.read(MAX_KEY_FILE + 1)
+    except ObjectRefused as error:
+        raise ConfigurationError(str(error)) from None
+    except FileNotFoundError:
+        raise ConfigurationError(f"key file {where} does not exist. Make one with `pipesec keygen`.") from None
+    except PermissionError:
+        raise AccessDenied(f"key file {where} may not be read. Grant the task's user access to it.") from None
+    except OSError as error:
+        raise StorageError(f"key file {where}: {error.strerror}") from None
+    if len(data) > MAX_KEY_FILE:
+        raise ConfigurationError(f"key file {where} is larger than any. Give the file that was meant.")
+    return data
+
+
+def _create(path: Path, data: bytes) -> None:
+    where = printable(str(path))
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(descriptor)
+    except FileExistsError:
+        raise ConfigurationError(f"{where} exists, and a key is never overwritten. Give another place.") from None
+    except OSError as error:
+        raise StorageError(f"{where}: {error.strerror}. Give a folder that can be written.") from None
+
+
+def _lines(text: str) -> list[str]:
+    return [line.strip() for line in text.splitlines() if line.strip() and not line.strip().startswith("#")]
