@@ -1,0 +1,45 @@
+"""``@task.guard``: a user's own function that yields findings, guarded like any other check."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk.bases.decorator import DecoratedOperator, TaskDecorator, determine_kwargs, task_decorator_factory
+
+from airflow_pipesec.findings import Finding
+from airflow_pipesec.guards.base import Guard, GuardOperator
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+__all__ = ["GuardDecoratedOperator", "guard_task"]
+
+
+class GuardDecoratedOperator(DecoratedOperator, GuardOperator):
+    """The operator behind ``@task.guard``. The function yields (or returns) findings; none at all is a failure."""
+
+    custom_operator_name = "@task.guard"
+    template_fields = (*DecoratedOperator.template_fields, *Guard.template_fields)
+
+    op_args: Any
+    op_kwargs: Any
+    python_callable: Callable[..., Iterable[Finding]]
+
+    def findings(self, context: Context) -> Iterable[Finding]:
+        """Call the function with its arguments and those context variables that its signature names."""
+        offered: Mapping[str, Any] = {**context, **self.op_kwargs}
+        return self.python_callable(*self.op_args, **determine_kwargs(self.python_callable, self.op_args, offered))
+
+    def execute(self, context: Context) -> None:
+        """Guard: DecoratedOperator comes first for its argument binding, and its own execute is not meant here."""
+        GuardOperator.execute(self, context)
+
+
+def guard_task(python_callable: Callable[..., Iterable[Finding]] | None = None, **kwargs: Any) -> TaskDecorator:
+    """Turn a function that yields findings into a guard task. Use it as ``@task.guard`` or ``@task.guard(policy=…)``."""
+    return task_decorator_factory(
+        python_callable=python_callable,
+        decorated_operator_class=GuardDecoratedOperator,
+        **kwargs,
+    )

@@ -1,0 +1,253 @@
+"""The one deep pair: GuardOperator and GuardSensor turn a check's findings into a task that passes or stops the pipeline.
+
+A guard is written once. A mixin, here called a face's *check*, holds its parameters and its ``findings`` method; the operator and
+the sensor are the same mixin on :class:`GuardOperator` and on :class:`GuardSensor`. Constructors only assign.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Generator, Iterable, Iterator, Mapping
+from contextlib import closing, nullcontext
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol, cast
+
+from airflow.sdk import BaseOperator, BaseSensorOperator
+from airflow.sdk.bases.operator import BaseOperatorMeta
+from airflow.sdk.bases.skipmixin import SkipMixin
+from airflow.sdk.exceptions import AirflowFailException, AirflowSensorTimeout, AirflowSkipException
+
+from airflow_pipesec.errors import ConfigurationError
+from airflow_pipesec.findings import Finding
+from airflow_pipesec.policy import Judged, Outcome, Policy, Verdict, report
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+    from airflow_pipesec.storage import Store
+
+__all__ = ["Guard", "GuardOperator", "GuardSensor", "OnFailure", "open_location"]
+
+OnFailure = Literal["fail", "warn", "skip_downstream"]
+ON_FAILURE: tuple[OnFailure, ...] = ("fail", "warn", "skip_downstream")
+SUMMARY_KEY = "return_value"
+LINES_IN_MESSAGE = 5
+REMEMBERED = 1000
+
+
+class _Task(Protocol):
+    """What a guard needs from the Airflow base class beside it."""
+
+    task_id: str
+    do_xcom_push: bool
+    log: Any
+
+
+class Guard(metaclass=BaseOperatorMeta):
+    """What the operator and the sensor of a guard share: parameters, check, judgement and report.
+
+    It has the operators' metaclass so that Airflow treats the constructor of a mixin as it treats an operator's own: it applies
+    ``default_args``, reports a missing parameter and finds the XComs among the arguments.
+
+    :param policy: path of a policy file or a mapping, read by :meth:`airflow_pipesec.policy.Policy.load` when the task runs;
+        none is the default policy, which blocks on ``medium`` and above. (templated)
+    :param on_failure: ``"fail"`` fails the task and no retry is made, since a retry cannot make bad data good. ``"warn"`` logs
+        the findings and lets the pipeline go on. ``"skip_downstream"`` ends the guard and skips every task below it, except those
+        with trigger rule ``always`` and mapped tasks whose number is not known yet; in a mapped guard that instance is skipped
+        instead.
+
+    The task's XCom is a small summary, pushed for a pass and for a failure: outcome, counts, control ids and seconds, no data.
+    """
+
+    template_fields: Collection[str] = ("policy", "on_failure")
+    ui_color = "#d8e8f0"
+    ui_fgcolor = "#102a43"
+
+    # Airflow looks here to keep what a guard skipped skipped, when one of those tasks is cleared; mapped guards at the second.
+    inherits_from_skipmixin = True
+    _can_skip_downstream = True
+
+    policy: str | Mapping[str, Any] | None
+    on_failure: str
+
+    def findings(self, context: Context) -> Iterable[Finding]:
+        """Yield what the check observes. Every guard defines this; it runs once per try, or once per poke of a sensor."""
+        raise NotImplementedError(f"{type(self).__name__} does not define findings(context)")
+
+    def _examine(self, context: Context) -> Verdict:
+        """Run the check once, judge, push the summary and log the report. Exceptions are logged as what was seen, and go on."""
+        task = cast("_Task", self)
+        started = time.monotonic()
+        seen: list[Finding] = []
+        broke_off = True
+        try:
+            _known(self.on_failure)
+            policy = Policy.load(self.policy)
+            found = _kept(_findings_only(self.findings(context), task.task_id), seen)
+            verdict = policy.judge(found, today=datetime.now(UTC).date())
+            broke_off = False
+        except ConfigurationError as error:
+            raise AirflowFailException(str(error)) from error
+        finally:
+            if broke_off:
+                judged = tuple(Judged(finding, blocks=False) for finding in seen)
+                broken = Verdict(Outcome.ERROR, judged, "the check broke off with an exception")
+                self._publish(context, broken, time.monotonic() - started)
+        self._publish(context, verdict, time.monotonic() - started)
+        return verdict
+
+    def _publish(self, context: Context, verdict: Verdict, seconds: float) -> None:
+        task = cast("_Task", self)
+        if task.do_xcom_push:
+            summary = verdict.summary() | {"seconds": round(seconds, 3)}
+            context["ti"].xcom_push(key=SUMMARY_KEY, value=summary)
+        for line in report(verdict, title=task.task_id, seconds=seconds):
+            (task.log.error if line.alarming else task.log.info)("%s", line.text)
+
+    def _conclude(self, context: Context, message: str, failure: type[AirflowFailException | AirflowSensorTimeout]) -> None:
+        """Act on a verdict that is not PASSED, as ``on_failure`` says. Returns only for ``"warn"``."""
+        task = cast("_Task", self)
+        if self.on_failure == "warn":
+            task.log.warning("%s (on_failure='warn': the pipeline goes on)", message)
+        elif self.on_failure == "skip_downstream":
+            self._skip_downstream(context, message)
+        else:
+            raise failure(message)
+
+    def _skip_downstream(self, context: Context, message: str) -> NoReturn:
+        task = cast("BaseOperator", self)
+        below = sorted(
+            (node for node in task.get_flat_relatives(upstream=False) if not node.is_teardown), key=lambda node: node.task_id
+        )
+        task.log.error("%s (on_failure='skip_downstream': %d tasks are skipped)", message, len(below))
+        if below and context["ti"].map_index in (-1, None):
+            # Raises, and leaves an XCom by which Airflow keeps the direct children skipped when one of them is cleared later.
+            cast("SkipMixin", self).skip(context["ti"], below)
+        # Mapped, or nothing to skip by name: skipping this instance itself is the refusal that cannot be lost.
+        raise AirflowSkipException(message)
+
+
+class GuardOperator(Guard, BaseOperator, SkipMixin):
+    """A task that runs a check once and stops the pipeline unless the policy is satisfied.
+
+    Subclass it, define ``findings(context)``, and list your own fields before ``*GuardOperator.template_fields``. A verdict of
+    FAILED raises :class:`~airflow.sdk.exceptions.AirflowFailException`; any other exception (a lost connection, throttling) is
+    ordinary trouble and uses the task's retries.
+    """
+
+    def __init__(self, *, policy: str | Mapping[str, Any] | None = None, on_failure: OnFailure = "fail", **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.policy = policy
+        self.on_failure = on_failure
+
+    def execute(self, context: Context) -> None:
+        """Check, judge, report; raise unless the verdict is PASSED or ``on_failure`` says otherwise."""
+        verdict = self._examine(context)
+        if not verdict.passed:
+            self._conclude(context, _message(self.task_id, verdict), AirflowFailException)
+
+
+class GuardSensor(Guard, BaseSensorOperator, SkipMixin):
+    """A task that repeats a check until the policy is satisfied, and fails with the last findings when its time is over.
+
+    It reschedules by default: a check is real work, and between two of them it holds no worker. ``timeout`` counts from the
+    first poke (a week, Airflow's ``[sensors] default_timeout``, unless given). A check that raises uses the task's retries.
+    """
+
+    def __init__(
+        self,
+        *,
+        policy: str | Mapping[str, Any] | None = None,
+        on_failure: OnFailure = "fail",
+        mode: str = "reschedule",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(mode=mode, **kwargs)
+        self.policy = policy
+        self.on_failure = on_failure
+
+    def poke(self, context: Context) -> bool:
+        """Check once; true when the verdict is PASSED."""
+        self._last = self._examine(context)
+        return self._last.passed
+
+    def execute(self, context: Context) -> None:
+        """Wait for a verdict of PASSED; on time-out act as ``on_failure`` says, naming the last findings."""
+        try:
+            super().execute(context)
+        except AirflowSensorTimeout as error:
+            # With silent_fail the base class lets every poke raise, and there may be no findings at all.
+            last: Verdict | None = getattr(self, "_last", None)
+            seen = _message(self.task_id, last) if last is not None else f"Guard {self.task_id}: no check came to its end."
+            message = f"{seen} {error}"
+            self._conclude(context, message, AirflowSensorTimeout)
+
+
+def _known(on_failure: str) -> None:
+    if on_failure not in ON_FAILURE:
+        raise ConfigurationError(f"on_failure={on_failure!r} is unknown. Use one of {', '.join(ON_FAILURE)}.")
+
+
+def _kept(findings: Iterator[Finding], seen: list[Finding]) -> Iterator[Finding]:
+    """Pass findings on, and remember the first of them for the report of a check that breaks off."""
+    for finding in findings:
+        if len(seen) < REMEMBERED:
+            seen.append(finding)
+        yield finding
+
+
+def _findings_only(found: Iterable[Finding] | None, task_id: str) -> Iterator[Finding]:
+    if found is None:
+        return  # a function that returned nothing examined nothing; the policy fails it
+    if isinstance(found, Finding):
+        yield found
+        return
+    items = iter(found if isinstance(found, Iterable) else [found])
+    with closing(items) if isinstance(items, Generator) else nullcontext():
+        for item in items:
+            if not isinstance(item, Finding):
+                raise ConfigurationError(
+                    f"the check of task {task_id} gave a {type(item).__name__} where a Finding belongs. "
+                    "Yield airflow_pipesec.findings.Finding objects and nothing else."
+                )
+            yield item
+
+
+def _message(task_id: str, verdict: Verdict) -> str:
+    shown = verdict.blocking[:LINES_IN_MESSAGE]
+    parts = [f"{finding.control.id} on {finding.subject}: {finding.message}" for finding in shown]
+    if len(verdict.blocking) > len(shown):
+        parts.append(f"and {len(verdict.blocking) - len(shown)} more in the task's log")
+    detail = f" [{'; '.join(parts)}]" if parts else ""
+    return f"Guard {task_id} stopped the pipeline: {verdict.reason}{detail}."
+
+
+def open_location(url: str, aws_conn_id: str | None = None) -> Store:
+    """Return the store behind a path or URL, with credentials from Airflow's connections.
+
+    ``s3://`` uses ``aws_conn_id`` (or the id in ``s3://conn_id@bucket/…``) through the Amazon provider, and boto3's own chain
+    without one. Schemes that Airflow knows go through its ObjectStoragePath, which takes ``scheme://conn_id@…`` itself; any other
+    scheme is fsspec's to open.
+    """
+    from airflow_pipesec.storage import open_store, split_url
+
+    scheme, conn_id, _ = split_url(url)
+    if scheme == "s3" and (conn_id or aws_conn_id):
+        try:
+            from airflow.providers.amazon.aws.hooks.s3 import S3Hook
+        except ImportError as error:
+            raise ConfigurationError(
+                "aws_conn_id needs the Amazon provider. Install it with: pip install 'airflow-pipesec[amazon]'"
+            ) from error
+        return open_store(url, client=S3Hook(aws_conn_id=conn_id or aws_conn_id).get_conn())
+    if scheme and scheme != "s3":
+        from airflow.sdk import ObjectStoragePath
+        from airflow.sdk.io import has_fs
+
+        if conn_id or has_fs(scheme):
+            try:
+                path = ObjectStoragePath(url)
+                return open_store(url, filesystem=(path.fs, path.path))
+            except (ValueError, ImportError) as error:
+                raise ConfigurationError(f"{scheme}:// URLs cannot be read here: {error}") from error
+    return open_store(url)

@@ -1,0 +1,144 @@
+"""Integrity guards: write a manifest of an artifact, verify it later, wait until it is there and verified."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Iterable, Mapping
+from threading import Lock
+from typing import TYPE_CHECKING, Any
+
+from airflow_pipesec.findings import Finding
+from airflow_pipesec.guards.base import Guard, GuardOperator, GuardSensor, open_location
+from airflow_pipesec.hashing import Progress
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+__all__ = ["HashManifestOperator", "HashVerification", "HashVerificationOperator", "HashVerificationSensor"]
+
+LOG_EVERY = 30.0
+
+
+class HashManifestOperator(GuardOperator):
+    """Record the digest of every file of an artifact in a manifest, as the task that made it left them.
+
+    Put it right after the stage that writes the artifact, and a :class:`HashVerificationOperator` before each that reads it.
+    The manifest is only written when the artifact is without doubt: no symbolic link, no special file, nothing unreadable.
+
+    :param root: the artifact: a file, a folder, or a URL such as ``s3://bucket/prefix``. (templated)
+    :param manifest: where to write the manifest; best outside ``root``, where the artifact's writers cannot reach. (templated)
+    :param algorithm: ``"sha256"``, ``"sha512"`` or ``"blake3"``. (templated)
+    :param workers: how many files to read at once; the storage decides unless given.
+    :param aws_conn_id: Airflow connection for ``s3://``; boto3's own credential chain without one. (templated)
+
+    ``policy`` and ``on_failure`` are those of every guard, see :class:`airflow_pipesec.guards.base.Guard`.
+    """
+
+    template_fields: Collection[str] = ("root", "manifest", "algorithm", "aws_conn_id", *Guard.template_fields)
+
+    def __init__(
+        self,
+        *,
+        root: str,
+        manifest: str,
+        algorithm: str = "sha256",
+        workers: int | None = None,
+        aws_conn_id: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.root = root
+        self.manifest = manifest
+        self.algorithm = algorithm
+        self.workers = workers
+        self.aws_conn_id = aws_conn_id
+
+    def findings(self, context: Context) -> Iterable[Finding]:
+        """Hash what lies under ``root`` and write the manifest."""
+        from airflow_pipesec.checks.integrity import write_manifest
+
+        return write_manifest(
+            open_location(self.root, self.aws_conn_id),
+            open_location(self.manifest, self.aws_conn_id),
+            algorithm=self.algorithm,
+            workers=self.workers,
+            progress=log_progress(self.log),
+        )
+
+
+class HashVerification(Guard):
+    """What the operator and the sensor share: every file is what was recorded, by digest, and there is nothing beside them.
+
+    :param root: the artifact: a file, a folder, or a URL such as ``s3://bucket/prefix``. (templated)
+    :param manifest: the manifest that :class:`HashManifestOperator` or ``pipesec manifest`` wrote. (templated)
+    :param expected: instead of a manifest, the digest itself: ``sha256:…`` of a file, ``tree:sha256:…`` of a tree, or a mapping
+        of names under ``root`` to digests. (templated)
+    :param allow_extra: let files be that were not recorded. Symbolic links and special files are never let be.
+    :param workers: how many files to read at once; the storage decides unless given.
+    :param aws_conn_id: Airflow connection for ``s3://``; boto3's own credential chain without one. (templated)
+
+    ``policy`` and ``on_failure`` are those of every guard, see :class:`airflow_pipesec.guards.base.Guard`.
+    """
+
+    template_fields: Collection[str] = ("root", "manifest", "expected", "aws_conn_id", *Guard.template_fields)
+
+    if TYPE_CHECKING:
+        log: Any
+
+    def __init__(
+        self,
+        *,
+        root: str,
+        manifest: str | None = None,
+        expected: str | Mapping[str, str] | None = None,
+        allow_extra: bool = False,
+        workers: int | None = None,
+        aws_conn_id: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.root = root
+        self.manifest = manifest
+        self.expected = expected
+        self.allow_extra = allow_extra
+        self.workers = workers
+        self.aws_conn_id = aws_conn_id
+
+    def findings(self, context: Context) -> Iterable[Finding]:
+        """Hash what lies under ``root`` and compare."""
+        from airflow_pipesec.checks.integrity import verify
+
+        return verify(
+            open_location(self.root, self.aws_conn_id),
+            manifest=None if self.manifest is None else open_location(self.manifest, self.aws_conn_id),
+            expected=self.expected,
+            allow_extra=self.allow_extra,
+            workers=self.workers,
+            progress=log_progress(self.log),
+        )
+
+
+class HashVerificationOperator(HashVerification, GuardOperator):
+    """Stop the pipeline unless an artifact is what was recorded. The parameters are those of :class:`HashVerification`."""
+
+
+class HashVerificationSensor(HashVerification, GuardSensor):
+    """Wait until an artifact and its manifest are there and match. The parameters are those of :class:`HashVerification`."""
+
+
+def log_progress(log: Any, *, every: float = LOG_EVERY) -> Progress:
+    """Return a progress callback that writes a line to a task's log every ``every`` seconds."""
+    lock = Lock()
+    files = size = 0
+    due = time.monotonic() + every
+
+    def progress(more_files: int, more_bytes: int, total: int) -> None:
+        nonlocal files, size, due
+        with lock:
+            files, size = files + more_files, size + more_bytes
+            if time.monotonic() < due:
+                return
+            due = time.monotonic() + every
+            log.info("read %s of %s files so far, %s bytes", f"{files:,}", f"{total:,}", f"{size:,}")
+
+    return progress

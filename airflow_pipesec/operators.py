@@ -1,0 +1,18 @@
+"""The operators that a DAG author imports."""
+
+from airflow_pipesec.guards.access import RBACAssertionOperator
+from airflow_pipesec.guards.base import GuardOperator
+from airflow_pipesec.guards.encryption import DecryptArtifactOperator, EncryptArtifactOperator, EncryptionAtRestOperator
+from airflow_pipesec.guards.integrity import HashManifestOperator, HashVerificationOperator
+from airflow_pipesec.guards.quality import DataValidationOperator
+
+__all__ = [
+    "DataValidationOperator",
+    "DecryptArtifactOperator",
+    "EncryptArtifactOperator",
+    "EncryptionAtRestOperator",
+    "GuardOperator",
+    "HashManifestOperator",
+    "HashVerificationOperator",
+    "RBACAssertionOperator",
+]

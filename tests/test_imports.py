@@ -1,0 +1,73 @@
+"""Imports: DAG files are parsed all day, so what they import is light, and every module says what it is."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import pkgutil
+import subprocess
+import sys
+
+import pytest
+
+import airflow_pipesec
+
+HEAVY = (
+    "great_expectations",
+    "numpy",
+    "pandas",
+    "pyarrow",
+    "boto3",
+    "botocore",
+    "sklearn",
+    "duckdb",
+    "fastapi",
+    "fsspec",
+    "rich",
+)
+MODULES = [info.name for info in pkgutil.walk_packages(airflow_pipesec.__path__, "airflow_pipesec.")]
+
+
+def new_modules(before: str, program: str) -> set[str]:
+    """Return the top-level packages that a fresh interpreter imports for ``program`` beyond those for ``before``."""
+    script = (
+        f"import sys\n{before}\nold = set(sys.modules)\n{program}\nimport json\nprint(json.dumps(sorted(set(sys.modules) - old)))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    return {name.partition(".")[0] for name in json.loads(done.stdout.splitlines()[-1])}
+
+
+def test_operators_and_sensors_import_nothing_heavy() -> None:
+    sdk = "from airflow.sdk import DAG, BaseOperator, BaseSensorOperator, task"
+    added = new_modules(sdk, "import airflow_pipesec.operators, airflow_pipesec.sensors")
+    assert "airflow_pipesec" in added
+    assert added & set(HEAVY) == set()
+
+
+def test_the_heavy_ones_are_what_the_test_would_see() -> None:
+    assert {"pandas", "numpy"} <= new_modules("", "import pandas")
+
+
+def test_the_package_itself_imports_nothing() -> None:
+    assert new_modules("", "import airflow_pipesec") - {"airflow_pipesec"} <= set(sys.stdlib_module_names)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_every_module_says_what_it_is_and_what_it_offers(name: str) -> None:
+    module = importlib.import_module(name)
+    assert module.__doc__
+    if not hasattr(module, "__path__"):
+        assert all(hasattr(module, public) for public in module.__all__)
+
+
+def test_airflow_finds_the_provider_and_its_decorator() -> None:
+    from importlib.metadata import entry_points
+
+    from airflow.providers_manager import ProvidersManager
+    from airflow.sdk.providers_manager_runtime import ProvidersManagerTaskRuntime
+
+    (entry,) = [e for e in entry_points(group="apache_airflow_provider") if e.value.startswith("airflow_pipesec")]
+    info = entry.load()()
+    assert info["package-name"] == "airflow-pipesec"
+    assert "airflow-pipesec" in ProvidersManager().providers
+    assert "guard" in dict(ProvidersManagerTaskRuntime().taskflow_decorators)
