@@ -1,0 +1,296 @@
+"""``pipesec``: the checks on the command line, without Airflow.
+
+Exit codes: 0 the verdict is PASSED, 1 it is FAILED, 2 it could not be decided (nobody may look, a lost connection, a parameter
+or a file that cannot work).
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO
+
+from airflow_pipesec import __version__
+from airflow_pipesec.errors import PipesecError, place_of
+from airflow_pipesec.findings import Finding, Status, escaped
+from airflow_pipesec.hashing import ALGORITHMS, Progress
+from airflow_pipesec.policy import Policy, Verdict, report
+from airflow_pipesec.storage import open_store
+
+__all__ = ["main"]
+
+PASSED, FAILED, UNDECIDED = 0, 1, 2
+WORKERS = "files read at once (default: as many as the storage makes good use of)"
+
+DESCRIPTION = """\
+Security checks for ML pipelines, the same that guard an Airflow DAG.
+
+  pipesec manifest data/ -o data.manifest.json        record what is there
+  pipesec verify data/ --manifest data.manifest.json  check that nothing changed
+  pipesec validate data.csv --suite suite.json        check the rows against a Great Expectations suite
+  pipesec keygen -o key.txt                           make a key
+  pipesec encrypt data/ -o data.enc -r age1…          encrypt for the holder of a key
+  pipesec decrypt data.enc -o data/ -i file:key.txt   decrypt, if nothing was tampered with
+"""
+EXIT_CODES = """\
+exit codes:
+  0  passed
+  1  failed: a finding at or above the policy's threshold, or nothing was there to examine
+  2  could not decide: access denied, a lost connection, a parameter or file that cannot work
+
+Locations are paths, s3://bucket/key (credentials from boto3's own chain) or any URL that fsspec knows.
+"""
+
+
+def _parser() -> argparse.ArgumentParser:
+    class Form(argparse.RawDescriptionHelpFormatter):
+        def __init__(self, prog: str) -> None:
+            super().__init__(prog, max_help_position=30)
+
+    parser = argparse.ArgumentParser("pipesec", description=DESCRIPTION, epilog=EXIT_CODES, formatter_class=Form)
+    parser.add_argument("--version", action="version", version=f"pipesec {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    shared = argparse.ArgumentParser(add_help=False)
+    group = shared.add_argument_group("verdict and output")
+    group.add_argument("--policy", metavar="FILE", help="policy file: severity threshold and waivers (default: fail on medium)")
+    group.add_argument("--json", action="store_true", help="print the verdict and every finding as one JSON document")
+    group.add_argument("--quiet", action="store_true", help="no progress bar")
+
+    manifest = commands.add_parser(
+        "manifest",
+        parents=[shared],
+        formatter_class=Form,
+        help="record the digest of every file of an artifact",
+        description="Record the digest of every file under ROOT in a manifest. Nothing is written when the artifact is\n"
+        "doubtful: a symbolic link, a special file, something unreadable, a name that leads outside.\n\n"
+        "  pipesec manifest models/v3 -o models/v3.manifest.json\n"
+        "  pipesec manifest s3://bucket/models/v3 -o v3.manifest.json --algorithm blake3",
+        epilog=EXIT_CODES,
+    )
+    manifest.add_argument("root", metavar="ROOT", help="a file, a folder or a URL")
+    manifest.add_argument("-o", "--output", metavar="FILE", required=True, help="where to write the manifest")
+    manifest.add_argument("--algorithm", choices=list(ALGORITHMS), default="sha256", help="(default: %(default)s)")
+    manifest.add_argument("--workers", type=int, metavar="N", help=WORKERS)
+
+    verify = commands.add_parser(
+        "verify",
+        parents=[shared],
+        formatter_class=Form,
+        help="check that an artifact is what was recorded",
+        description="Compare every file under ROOT with a manifest, or with a digest given outright: changed, missing, extra,\n"
+        "unreadable and ambiguous files are findings.\n\n"
+        "  pipesec verify models/v3 --manifest models/v3.manifest.json\n"
+        "  pipesec verify model.joblib --expected sha256:9f86d081884c7d65…",
+        epilog=EXIT_CODES,
+    )
+    verify.add_argument("root", metavar="ROOT", help="a file, a folder or a URL")
+    against = verify.add_mutually_exclusive_group(required=True)
+    against.add_argument("--manifest", metavar="FILE", help="the manifest that was recorded")
+    against.add_argument("--expected", metavar="DIGEST", help="the digest of a file (sha256:…) or of a tree (tree:sha256:…)")
+    verify.add_argument("--allow-extra", action="store_true", help="let files be that were not recorded")
+    verify.add_argument("--workers", type=int, metavar="N", help=WORKERS)
+
+    validate = commands.add_parser(
+        "validate",
+        parents=[shared],
+        formatter_class=Form,
+        help="check the rows of a file against expectations",
+        description="Validate a CSV, Parquet or JSON-lines file against a Great Expectations suite.\n"
+        "No value of the data is printed.\n\n"
+        "  pipesec validate rows.csv --suite suite.json\n"
+        "  pipesec validate s3://bucket/rows.parquet --suite suite.json --quarantine failing.parquet",
+        epilog=EXIT_CODES,
+    )
+    validate.add_argument("path", metavar="FILE", help="the data: .csv, .parquet, .jsonl")
+    validate.add_argument("--suite", metavar="FILE", required=True, help="Great Expectations suite in JSON")
+    validate.add_argument(
+        "--quarantine", metavar="FILE", help="write the failing rows aside as Parquet; the source stays as it is"
+    )
+    validate.add_argument("--data-docs", metavar="DIR", help="write Great Expectations' Data Docs there")
+    validate.add_argument(
+        "--sample-unexpected", type=int, default=0, metavar="N", help="show up to N unexpected values per expectation, masked"
+    )
+    encrypt = commands.add_parser(
+        "encrypt",
+        parents=[shared],
+        formatter_class=Form,
+        help="encrypt an artifact for the holders of some keys",
+        description="Encrypt a file, or every file of a tree, in age format. The source stays as it is.\n\n"
+        "  pipesec encrypt model.joblib -o model.joblib.age -r age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kudr6d4ask8vfk2\n"
+        "  pipesec encrypt data/ -o s3://bucket/data -r file:recipients.txt",
+        epilog=EXIT_CODES,
+    )
+    encrypt.add_argument("root", metavar="ROOT", help="a file, a folder or a URL")
+    encrypt.add_argument("-o", "--output", metavar="PLACE", required=True, help="where the encrypted form goes")
+    recipient_help = "a public key (age1…) or file:PATH; may be given several times"
+    encrypt.add_argument("-r", "--recipient", metavar="KEY", action="append", required=True, help=recipient_help)
+
+    decrypt = commands.add_parser(
+        "decrypt",
+        parents=[shared],
+        formatter_class=Form,
+        help="decrypt an artifact",
+        description="Decrypt a file, or every .age file of a tree. A file that was cut, extended or changed is a finding, and\n"
+        "nothing of it appears at its place.\n\n"
+        "  pipesec decrypt model.joblib.age -o model.joblib -i file:key.txt",
+        epilog=EXIT_CODES,
+    )
+    decrypt.add_argument("root", metavar="ROOT", help="a file, a folder or a URL")
+    decrypt.add_argument("-o", "--output", metavar="PLACE", required=True, help="where the plain form goes")
+    decrypt.add_argument("-i", "--identity", metavar="WHERE", required=True, help="file:PATH, env:NAME or kms:PATH")
+
+    keygen = commands.add_parser(
+        "keygen",
+        formatter_class=Form,
+        help="make a key to encrypt for",
+        description="Make a new key and print its public half. The file holds the private half; only you can read it, and\n"
+        "the age program can use it. With --kms the file holds it wrapped by AWS KMS, and is no secret by itself.\n\n"
+        "  pipesec keygen -o key.txt\n"
+        "  pipesec keygen -o key.kms.json --kms arn:aws:kms:eu-central-1:111122223333:key/1234abcd",
+        epilog=EXIT_CODES,
+    )
+    keygen.add_argument("-o", "--output", metavar="FILE", required=True, help="where the key goes; never overwritten")
+    keygen.add_argument("--kms", metavar="KEY", help="the AWS KMS key that wraps it (id, ARN or alias)")
+    return parser
+
+
+def _keygen(options: argparse.Namespace) -> str:
+    from airflow_pipesec.keys import wrap_identity, write_identity
+
+    path = Path(options.output)
+    identity = wrap_identity(path, options.kms) if options.kms else write_identity(path)
+    return str(identity.recipient)
+
+
+def _findings(options: argparse.Namespace, progress: Progress | None) -> Iterable[Finding]:
+    if options.command == "validate":
+        from airflow_pipesec.checks.quality import Rules, load_suite, refuse_replacing, validate_file
+
+        suite = open_store(options.suite)
+        quarantine = None if options.quarantine is None else open_store(options.quarantine)
+        if quarantine is not None:
+            refuse_replacing(quarantine, suite)
+        return validate_file(
+            open_store(options.path),
+            Rules(suite=load_suite(suite)),
+            sample_unexpected=options.sample_unexpected,
+            quarantine=quarantine,
+            data_docs_dir=options.data_docs,
+        )
+    root = open_store(options.root)
+    if options.command in ("encrypt", "decrypt"):
+        from airflow_pipesec.checks import encryption
+        from airflow_pipesec.keys import identities_from, recipients_from
+
+        target = open_store(options.output)
+        if options.command == "encrypt":
+            return encryption.encrypt(root, target, recipients_from(options.recipient))
+        return encryption.decrypt(root, target, identities_from(options.identity))
+    from airflow_pipesec.checks import integrity
+
+    if options.command == "manifest":
+        return integrity.write_manifest(
+            root, open_store(options.output), algorithm=options.algorithm, workers=options.workers, progress=progress
+        )
+    return integrity.verify(
+        root,
+        manifest=None if options.manifest is None else open_store(options.manifest),
+        expected=options.expected,
+        allow_extra=options.allow_extra,
+        workers=options.workers,
+        progress=progress,
+    )
+
+
+@contextmanager
+def _progress_bar(stream: IO[str], *, wanted: bool) -> Iterator[Progress | None]:
+    """A bar on a terminal, nothing anywhere else."""
+    if not wanted or not stream.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import Progress as Bar
+
+    columns = (TextColumn("reading"), BarColumn(), MofNCompleteColumn(), TextColumn("files"), TimeElapsedColumn())
+    with Bar(*columns, console=Console(file=stream), transient=True) as bar:
+        task = bar.add_task("reading", total=None)
+
+        def progress(files: int, size: int, total: int) -> None:
+            bar.update(task, advance=files, total=total)
+
+        yield progress
+
+
+def _exit_code(verdict: Verdict) -> int:
+    if verdict.passed:
+        return PASSED
+    blocking = verdict.blocking
+    return UNDECIDED if blocking and all(finding.status is Status.ERROR for finding in blocking) else FAILED
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    parser = _parser()
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if not arguments:
+        parser.print_help()
+        return UNDECIDED
+    options = parser.parse_args(arguments)
+    try:
+        code, text = _run(options)
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")  # a terminal that cannot show a character shows its number
+        if text:
+            print(text, flush=True)  # noqa: T201 - the output of the program
+    except OSError as error:
+        # Python would try to write the rest once more on its way out.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(error, BrokenPipeError):  # whoever reads no further has seen enough
+            print(f"pipesec: the output could not be written: {error.strerror}", file=sys.stderr)  # noqa: T201 - see above
+            return UNDECIDED
+    return code
+
+
+def _run(options: argparse.Namespace) -> tuple[int, str]:
+    """Run one command and return its exit code and what it prints."""
+    started = time.monotonic()
+    try:
+        if options.command == "keygen":
+            return PASSED, _keygen(options)
+        policy = Policy.load(options.policy)
+        with _progress_bar(sys.stderr, wanted=not options.quiet and not options.json) as progress:
+            verdict = policy.judge(_findings(options, progress), today=datetime.now(UTC).date())
+    except PipesecError as error:
+        return _undecided(options, escaped(str(error))), ""
+    except KeyboardInterrupt:
+        return _undecided(options, "interrupted, nothing was decided"), ""
+    except Exception as error:
+        # A defect, or an error of a library: nothing was decided, and its message may quote the data.
+        return _undecided(options, f"{place_of(error)}: this should not happen, please report it"), ""
+    seconds = time.monotonic() - started
+    if options.json:
+        return _exit_code(verdict), json.dumps(verdict.document() | {"seconds": round(seconds, 3)}, indent=1)
+    title = f"{options.command} {options.path if options.command == 'validate' else options.root}"
+    return _exit_code(verdict), "\n".join(line.text for line in report(verdict, title=title, seconds=seconds))
+
+
+def _undecided(options: argparse.Namespace, reason: str) -> int:
+    if getattr(options, "json", False):
+        print(json.dumps({"outcome": "ERROR", "reason": reason}))  # noqa: T201 - the output of the program
+    print(f"pipesec: {reason}", file=sys.stderr)  # noqa: T201 - the output of the program
+    return UNDECIDED
+
+
+if __name__ == "__main__":
+    sys.exit(main())
