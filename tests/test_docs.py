@@ -1,0 +1,61 @@
+"""The documents: their examples run, their links lead somewhere, and what they show of the command line exists."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from airflow_pipesec.cli import _parser
+from airflow_pipesec.policy import Policy
+from tests.conftest import PROJECT
+
+DOCUMENTS = [*sorted(PROJECT.glob("*.md")), *sorted((PROJECT / "docs").glob("*.md"))]
+
+
+def blocks(language: str) -> list[Any]:
+    found = []
+    for document in DOCUMENTS:
+        for number, code in enumerate(re.findall(rf"```{language}\n(.*?)```", document.read_text(encoding="utf-8"), re.DOTALL)):
+            found.append(pytest.param(code, id=f"{document.name}-{number}"))
+    return found
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_links_lead_somewhere(document: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", document.read_text(encoding="utf-8")):
+        if not target.startswith("https://"):
+            assert (document.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("code", blocks("python"))
+def test_examples_make_dags(code: str, tmp_path: Path, airflow_db: Path) -> None:
+    from airflow.dag_processing.dagbag import DagBag
+
+    (tmp_path / "example.py").write_text(code, encoding="utf-8")
+    bag = DagBag(tmp_path, bundle_path=tmp_path)
+    assert not bag.import_errors
+    assert [dag for dag in bag.dags.values() if dag.task_ids]
+
+
+@pytest.mark.parametrize("code", blocks("yaml"))
+def test_policies_can_be_read(code: str) -> None:
+    assert Policy.load(yaml.safe_load(code)).waivers
+
+
+def test_commands_exist() -> None:
+    shown = [line[2:] for code in blocks("console") for line in code.values[0].splitlines() if line.startswith("$ ")]
+    targets = set(re.findall(r"^([a-z-]+):", (PROJECT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    assert shown
+    for line in shown:
+        program, *arguments = shlex.split(line, comments=True)
+        if program == "pipesec":
+            _parser().parse_args(arguments)
+        elif program == "make":
+            assert arguments[0] in targets
+        else:
+            assert shlex.join([program, *arguments]) == "pip install '.[amazon,postgres]'"
