@@ -71,6 +71,8 @@ class Subject:
     version: str | None = None
 
     def __post_init__(self) -> None:
+        if not isinstance(self.name, str):
+            raise TypeError(f"a subject's name is a {type(self.name).__name__}; give text, such as str(path)")
         object.__setattr__(self, "name", printable(self.name))
 
     def __str__(self) -> str:
@@ -82,7 +84,8 @@ class Control:
     """A security property that a check examines.
 
     ``id`` names the property (``digest-matches``), ``title`` says it as a sentence that is true when it holds, ``severity`` is
-    how much a failure matters, ``remedy`` what a person does then, ``refs`` where the control comes from.
+    how much a failure matters, ``remedy`` what a person does then, ``refs`` where the control comes from. Raises
+    :class:`ValueError` where one of the texts is missing or none.
     """
 
     id: str
@@ -91,6 +94,13 @@ class Control:
     remedy: str
     refs: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        for field in ("id", "title", "remedy"):
+            value = getattr(self, field)
+            if not isinstance(value, str) or not value:
+                raise ValueError(f"a control's {field} is {'empty' if value == '' else f'a {type(value).__name__}'}; give text")
+            object.__setattr__(self, field, escaped(value))
+
 
 @dataclass(frozen=True, slots=True)
 class Finding:
@@ -98,7 +108,8 @@ class Finding:
 
     ``count`` is how many things the finding speaks for (a tree of a million good files is one finding with that count).
     ``severity`` overrides the control's own where the source of the rule carries one. A passing finding that examined nothing
-    would be silence dressed as evidence, so ``count`` must be at least 1 for a pass; anything else raises :class:`ValueError`.
+    would be silence dressed as evidence, so ``count`` must be at least 1 for a pass; anything else raises :class:`ValueError`, and
+    a part of the wrong type :class:`TypeError`.
 
     ``message`` carries names, counts, digests and offsets, never a value from the data.
     """
@@ -111,6 +122,9 @@ class Finding:
     severity: Severity | None = None
 
     def __post_init__(self) -> None:
+        for field, kind in (("control", Control), ("subject", Subject), ("message", str)):
+            if not isinstance(value := getattr(self, field), kind):
+                raise TypeError(f"a finding's {field} is a {type(value).__name__}; give a {kind.__name__}")
         object.__setattr__(self, "status", Status(self.status))
         if type(self.count) is not int:
             raise ValueError(f"finding {self.control.id} has a count of type {type(self.count).__name__}; give a whole number")

@@ -6,6 +6,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date, datetime
 from enum import StrEnum
@@ -24,6 +25,7 @@ MAX_POLICY_BYTES = 1 << 20
 _PROBLEMS = ("a key is given twice", "a key is not text", "aliases are not allowed")
 _FAULTS_SHOWN = 5
 LONG_FOLDER = 12
+_DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 
 
 class Outcome(StrEnum):
@@ -109,6 +111,8 @@ class Verdict:
         """Return the summary with every finding and its waiver, as JSON types: the report for machines."""
         return self.summary() | {
             "reason": self.reason,
+            "unused_waivers": [_described(waiver) for waiver in self.unused_waivers],
+            "expired_waivers": [_described(waiver) for waiver in self.expired_waivers],
             "details": [
                 {
                     "control": item.finding.control.id,
@@ -120,7 +124,7 @@ class Verdict:
                     "version": item.finding.subject.version,
                     "message": item.finding.message,
                     "count": item.finding.count,
-                    "waived": item.waiver and {"reason": item.waiver.reason, "approver": item.waiver.approver},
+                    "waived": item.waiver and _described(item.waiver),
                 }
                 for item in self.judged
             ],
@@ -167,11 +171,11 @@ class Policy:
     def judge(self, findings: Iterable[Finding], *, today: date, limit: int = 100) -> Verdict:
         """Turn findings into a verdict.
 
-        ``FAILED`` when any finding blocks, or when nothing was found good: PASSED needs a finding that passes, or one that
-        somebody waived. So adding a finding that fails never improves a verdict.
+        ``FAILED`` when any finding blocks, or when nothing was found good: PASSED needs a finding that passes. A waiver excuses a
+        failure, and is no evidence of anything. So adding a finding that fails never improves a verdict.
 
-        Of each control at most ``limit`` failures, and as many errors, are kept by themselves; the rest is summed after each was
-        judged, so that ten million bad files neither fill the log nor look like a hundred.
+        Of each control at most ``limit`` findings of one status are kept by themselves; the rest is summed after each was judged,
+        so that ten million bad files neither fill the log nor look like a hundred.
         """
         used: set[int] = set()
         judged = _Capped(limit)
@@ -184,8 +188,8 @@ class Policy:
             reason = "nothing was examined: every control was skipped"
         elif judged.blocking:
             reason = " and ".join(f"{number} {what}" for what, number in judged.blocking.items())
-        elif not any(item.finding.status is Status.PASS or item.waiver for item in items):
-            reason = "nothing was found good: what failed is below the threshold, but nothing passed"
+        elif not any(item.finding.status is Status.PASS for item in items):
+            reason = "nothing was found good: what failed is waived or below the threshold, but nothing passed"
         else:
             reason = ""
         return Verdict(
@@ -199,10 +203,10 @@ class Policy:
     def _judge_one(self, finding: Finding, today: date, used: set[int]) -> Judged:
         if finding.status not in (Status.FAIL, Status.ERROR):
             return Judged(finding, blocks=False)
-        for index, waiver in enumerate(self.waivers):
-            if waiver.applies(today) and waiver.covers(finding):
-                used.add(index)
-                return Judged(finding, blocks=False, waiver=waiver)
+        covering = [i for i, waiver in enumerate(self.waivers) if waiver.applies(today) and waiver.covers(finding)]
+        if covering:
+            used.update(covering)
+            return Judged(finding, blocks=False, waiver=self.waivers[covering[0]])
         return Judged(finding, blocks=finding.status is Status.ERROR or finding.level >= self.fail_on)
 
 
@@ -223,7 +227,7 @@ class _Capped:
             self.blocking["failed" if finding.status is Status.FAIL else "could not be decided"] += 1
         key = (finding.control.id, finding.status, item.blocks, item.waiver)
         self.seen[key] += 1
-        if finding.status not in (Status.FAIL, Status.ERROR) or self.seen[key] <= self.limit:
+        if self.seen[key] <= self.limit:
             self.kept.append(item)
             return
         self.totals[key] += finding.count
@@ -241,6 +245,10 @@ class _Capped:
         subject = Subject(f"{rest} more subjects")
         summed = Finding(finding.control, subject, finding.status, text, count=self.totals[key], severity=finding.level)
         return Judged(summed, item.blocks, item.waiver)
+
+
+def _described(waiver: Waiver) -> dict[str, str]:
+    return {name: str(getattr(waiver, name)) for name in ("control", "subject", "reason", "approver", "expires")}
 
 
 def _nothing_blocks(judged: Iterable[Judged]) -> str:
@@ -328,6 +336,8 @@ def _read_yaml(path: Path) -> Mapping[str, Any]:
                 seen.add(key)
             return super().construct_mapping(node, deep=deep)
 
+    # Days stay text: the 31st of February raises here without a place, and where days are judged with one.
+    StrictLoader.add_constructor("tag:yaml.org,2002:timestamp", lambda _, node: node.value)
     where = escaped(str(path))
     try:
         with plain_file(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), str(path)) as file:
@@ -349,7 +359,7 @@ def _read_yaml(path: Path) -> Mapping[str, Any]:
         problem = error.problem if error.problem in _PROBLEMS else "it cannot be parsed"
         raise PolicyError(f"policy {where}{place} is not valid YAML: {problem}. Mend the file at that place.") from None
     except Exception as error:
-        # Values such as the 31st of February: what constructing them raises depends on the value.
+        # Values such as a number too long to be one: what constructing them raises depends on the value.
         raise PolicyError(
             f"policy {where} is not valid YAML: a value cannot be read ({type(error).__name__}). Mend the file."
         ) from None
@@ -375,8 +385,9 @@ def _policy_from(document: Mapping[Any, Any], where: str) -> Policy:
         # A templated mapping brings dates as text; a bare number would be read as seconds since 1970.
         if isinstance(value, date) and not isinstance(value, datetime):
             return value
-        if isinstance(value, str):
-            return date.fromisoformat(value)
+        with suppress(ValueError):  # whose message quotes the text
+            if isinstance(value, str) and _DAY.fullmatch(value):
+                return date.fromisoformat(value)
         raise ValueError("must be a day such as 2027-01-31")
 
     text = Annotated[str, Field(min_length=1, pattern=r"\S")]

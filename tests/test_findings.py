@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -58,3 +59,28 @@ def test_a_status_may_be_written_as_text() -> None:
 
 def test_severities_are_ordered() -> None:
     assert Severity.INFO < Severity.LOW < Severity.MEDIUM < Severity.HIGH < Severity.CRITICAL
+
+
+@pytest.mark.parametrize(
+    "parts", [{"control": "is-good"}, {"subject": "/data/a"}, {"message": 5}, {"message": None}, {"subject": None}]
+)
+def test_a_finding_with_a_part_of_the_wrong_type_is_refused(parts: dict[str, Any]) -> None:
+    whole = {"control": CONTROL, "subject": Subject("x"), "status": Status.PASS, "message": "m"}
+    with pytest.raises(TypeError, match="give a"):
+        Finding(**(whole | parts))
+
+
+def test_a_subject_is_named_by_text() -> None:
+    with pytest.raises(TypeError, match="give text"):
+        Subject(Path("/data"))  # type: ignore[arg-type] # what is tested
+
+
+@pytest.mark.parametrize("parts", [{"id": ""}, {"remedy": None}, {"title": 5}])
+def test_a_control_has_its_texts(parts: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="give text"):
+        Control(**({"id": "c", "title": "t", "severity": Severity.LOW, "remedy": "r"} | parts))
+
+
+def test_a_control_cannot_forge_a_line() -> None:
+    control = Control("c\nPASSED", "t\r", Severity.LOW, remedy="\x1b[31mred")
+    assert all(text.isprintable() for text in (control.id, control.title, control.remedy))

@@ -193,6 +193,23 @@ def test_a_sensor_with_soft_fail_is_skipped(run_task: RunTask) -> None:
     assert run_task(SaysSensor(task_id="s", says=[BAD], timeout=60, soft_fail=True), first_poke=long_ago()).state == "skipped"
 
 
+def test_what_cannot_work_is_not_skipped_softly(run_task: RunTask) -> None:
+    for soft in ({"soft_fail": True}, {"never_fail": True}):
+        ran = run_task(SaysSensor(task_id="s", says=[BAD], policy={"fail_onn": "low"}, **soft))
+        assert ran.state == "failed"
+        assert "fail_onn" in str(ran.error)
+
+
+def test_a_report_that_cannot_be_made_is_no_summary(run_task: RunTask, monkeypatch: pytest.MonkeyPatch) -> None:
+    def breaks(*_: Any, **__: Any) -> Any:
+        raise AttributeError
+
+    monkeypatch.setattr("airflow_pipesec.guards.base.report", breaks)
+    ran = run_task(SaysOperator(task_id="g", says=[GOOD]))
+    assert ran.state != "success"
+    assert "return_value" not in ran.xcoms
+
+
 def test_trouble_in_a_poke_uses_the_retries(run_task: RunTask) -> None:
     assert run_task(SaysSensor(task_id="s", says=OSError("gone")), retries_left=True).state == "up_for_retry"
 

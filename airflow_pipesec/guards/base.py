@@ -98,10 +98,11 @@ class Guard(metaclass=BaseOperatorMeta):
 
     def _publish(self, context: Context, verdict: Verdict, seconds: float) -> None:
         task = cast("_Task", self)
+        lines = list(report(verdict, title=task.task_id, seconds=seconds))  # before anything is told, for this may raise
         if task.do_xcom_push:
             summary = verdict.summary() | {"seconds": round(seconds, 3)}
             context["ti"].xcom_push(key=SUMMARY_KEY, value=summary)
-        for line in report(verdict, title=task.task_id, seconds=seconds):
+        for line in lines:
             (task.log.error if line.alarming else task.log.info)("%s", line.text)
 
     def _conclude(self, context: Context, message: str, failure: type[AirflowFailException | AirflowSensorTimeout]) -> None:
@@ -175,6 +176,11 @@ class GuardSensor(Guard, BaseSensorOperator, SkipMixin):
         """Wait for a verdict of PASSED; on time-out act as ``on_failure`` says, naming the last findings."""
         try:
             super().execute(context)
+        except AirflowSkipException as error:
+            # soft_fail and never_fail are for what did not come in time; what can't work as it is written is no reason to skip.
+            if isinstance(error.__cause__, AirflowFailException):
+                raise error.__cause__ from None
+            raise
         except AirflowSensorTimeout as error:
             # With silent_fail the base class lets every poke raise, and there may be no findings at all.
             last: Verdict | None = getattr(self, "_last", None)
