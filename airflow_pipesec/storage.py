@@ -54,6 +54,7 @@ _LEADS_OUT = re.compile(r"\0|(?:^|/)\.{0,2}(?:/|\Z)")  # a NUL, or a part that i
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+._-]*")
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _FOLDER = os.O_RDONLY | os.O_NOFOLLOW | os.O_DIRECTORY | os.O_CLOEXEC
+_PLACE = os.O_PATH | os.O_NOFOLLOW | os.O_DIRECTORY | os.O_CLOEXEC  # to work in, also where it may not be listed
 
 
 class Hasher(Protocol):
@@ -127,7 +128,7 @@ def escapes(name: str) -> bool:
 def split_url(url: str | os.PathLike[str]) -> tuple[str, str | None, str]:
     """Split ``scheme://conn_id@rest`` into scheme (``""`` for a local path), connection id and what follows.
 
-    ``file://`` URLs are local paths. Raises :class:`ConfigurationError` for an empty location or one with a NUL byte.
+    ``file://`` and ``local://`` URLs are local paths. Raises :class:`ConfigurationError` for an empty location or one with a NUL.
     """
     from urllib.parse import unquote
 
@@ -142,7 +143,7 @@ def split_url(url: str | os.PathLike[str]) -> tuple[str, str | None, str]:
         raise ConfigurationError(
             f"{printable(scheme)}:// is no kind of URL that is read here. Give a path or one URL, not a chain."
         )
-    if scheme == "file":
+    if scheme in ("file", "local"):  # fsspec has two names for the local disk; both are read as carefully as a path
         return "", None, unquote("/" + rest.lstrip("/"))
     netloc, slash, path = rest.partition("/")
     conn_id, at, host = netloc.rpartition("@")
@@ -203,12 +204,19 @@ class Store(ABC):
         """Open a file for reading once from start to end."""
 
     @abstractmethod
-    def write_pieces(self, pieces: Iterable[Buffer], name: str = SINGLE) -> None:
-        """Write a file of any size; when ``pieces`` raises, nothing is written and what was there before stays."""
+    def write_pieces(self, pieces: Iterable[Buffer], name: str = SINGLE, *, private: bool = False) -> None:
+        """Write a file of any size; when ``pieces`` raises, nothing is written and what was there before stays.
+
+        A ``private`` file can be read by its owner alone, where the storage has owners.
+        """
 
     @abstractmethod
     def open(self) -> AbstractContextManager[IO[bytes]]:
         """Open the root, a plain file, for reading at any place of it; what is remote is first copied to a nameless file."""
+
+    @abstractmethod
+    def mark(self, name: str = SINGLE) -> str:
+        """Return text that stays the same as long as nobody changes or replaces the file; it says nothing else."""
 
     @abstractmethod
     def remove(self, name: str = SINGLE) -> None:
@@ -250,7 +258,8 @@ class LocalStore(Store):
                 return found
             root = os.open(self.path, _FOLDER)
         try:
-            _list_folder(root, "", 0, found)
+            with os_errors(self.url):
+                _list_folder(root, "", 0, found)
         finally:
             os.close(root)
         return found.ordered()
@@ -278,6 +287,9 @@ class LocalStore(Store):
                     yield _scan_file(name, tail, folder, new(), buffers)
                 except OSError as error:
                     yield Scanned(name, b"", 0, error=_from_os(error, self.describe(name)))
+                except _Grows:
+                    grows = f"{printable(self.describe(name))} grows while it is read. Run the guard again when it is at rest."
+                    yield Scanned(name, b"", 0, error=StorageError(grows))
                 except ObjectRefused:
                     refused = f"{printable(self.describe(name))} is not a plain file any more. Look for who replaced it."
                     yield Scanned(name, b"", 0, error=ObjectRefused(refused))
@@ -293,31 +305,21 @@ class LocalStore(Store):
             data = file.read(limit + 1)
         return within(data, limit, where)
 
-    def write_pieces(self, pieces: Iterable[Buffer], name: str = SINGLE) -> None:
-        target = self._inside(name)
-        with os_errors(os.fspath(target)):
-            target.parent.mkdir(parents=True, exist_ok=True)
-            replace_file(target, pieces)
+    def write_pieces(self, pieces: Iterable[Buffer], name: str = SINGLE, *, private: bool = False) -> None:
+        where = self.describe(name)
+        with os_errors(where), self._place(name, make=True) as (folder, tail):
+            _replace(folder, tail, pieces, where, 0o600 if private else 0o666)
+
+    def mark(self, name: str = SINGLE) -> str:
+        with os_errors(self.describe(name)), self._place(name) as (folder, tail):
+            status = os.stat(tail, dir_fd=folder, follow_symlinks=False)
+        return f"{status.st_dev} {status.st_ino} {status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
 
     @contextmanager
     def stream(self, name: str = SINGLE) -> Iterator[LocalSource]:
-        self._inside(name)
         where = self.describe(name)
-        with os_errors(where):
-            if name == SINGLE:
-                descriptor = os.open(self.path, _READ)
-            else:
-                head, _, tail = name.rpartition("/")
-                root = os.open(self.path, _FOLDER)
-                try:
-                    folder = _open_folder(root, head)
-                    try:
-                        descriptor = os.open(tail, _READ, dir_fd=folder)
-                    finally:
-                        if folder != root:
-                            os.close(folder)
-                finally:
-                    os.close(root)
+        with os_errors(where), self._place(name) as (folder, tail):
+            descriptor = os.open(tail, _READ, dir_fd=folder)
         with plain_file(descriptor, where, buffering=0) as file:
             yield LocalSource(cast("RawIOBase", file), where)
 
@@ -329,14 +331,37 @@ class LocalStore(Store):
             yield file
 
     def remove(self, name: str = SINGLE) -> None:
-        path = self._inside(name)
-        with os_errors(os.fspath(path)):
-            path.unlink()
+        with os_errors(self.describe(name)), self._place(name) as (folder, tail):
+            os.unlink(tail, dir_fd=folder)
 
     def _inside(self, name: str) -> Path:
         if name != SINGLE and escapes(name):
             raise ObjectRefused(f"{printable(self.describe(name))} leads outside its root. Give a name below it.")
         return self.path if name == SINGLE else self.path / name
+
+    @contextmanager
+    def _place(self, name: str, *, make: bool = False) -> Iterator[tuple[int, str]]:
+        """Give the descriptor of the folder that a name lies in, reached through no link below the root, and its last part."""
+        head, _, tail = name.rpartition("/")
+        if name == SINGLE:
+            path = self._inside(name)
+            if not path.name:
+                raise ConfigurationError(f"{printable(self.url)} is a folder. Give the path of a file.")
+            # What leads to the root is the author's choice, links and all.
+            base, flags, tail = path.absolute().parent, _PLACE & ~os.O_NOFOLLOW, path.name
+        else:
+            base, flags = self._inside(SINGLE), _PLACE
+            self._inside(name)
+        if make:
+            base.mkdir(parents=True, exist_ok=True)
+        root = folder = os.open(base, flags)
+        try:
+            folder = _open_folder(root, head, _PLACE, make=make)
+            yield folder, tail
+        finally:
+            if folder != root:
+                os.close(folder)
+            os.close(root)
 
 
 @contextmanager
@@ -368,34 +393,46 @@ class LocalSource:
         return self.file.fileno()
 
 
-def replace_file(target: Path, pieces: Iterable[Buffer]) -> None:
-    """Put data at ``target`` whole or not at all: write beside it, fsync, rename, fsync the folder."""
-    if not target.name:
-        raise ConfigurationError(f"{printable(str(target))} is a folder. Give the path of a file to write.")
+def _replace(folder: int, name: str, pieces: Iterable[Buffer], where: str, mode: int) -> None:
+    """Put data at ``name`` whole or not at all: write beside it, fsync, rename, fsync the folder.
+
+    What is beside it has no name before it is whole: not even a process that is killed leaves a part behind.
+    """
+    with suppress(FileNotFoundError):
+        there = os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode
+        if not stat.S_ISREG(there) and not stat.S_ISLNK(there):
+            raise ObjectRefused(f"{printable(where)} is a folder, pipe or device, and is not replaced. Give another place.")
+    beside = f".{uuid.uuid4().hex}.tmp"
+    named = False
     try:
-        if not stat.S_ISREG(mode := os.lstat(target).st_mode) and not stat.S_ISLNK(mode):
-            raise ObjectRefused(f"{printable(str(target))} is a folder, pipe or device, and is not replaced. Give another place.")
-    except FileNotFoundError:
-        pass
-    beside = target.parent / f".{uuid.uuid4().hex}.tmp"
-    try:
-        # 0o666 less the umask: evidence and manifests are for others to read, as any file the task writes.
-        descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        # Less the umask: evidence and manifests are for others to read, as any file the task writes.
+        try:
+            descriptor = os.open(".", os.O_WRONLY | os.O_TMPFILE | os.O_CLOEXEC, mode, dir_fd=folder)
+        except OSError as error:
+            if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT):
+                raise
+            descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode, dir_fd=folder)
+            named = True
         with os.fdopen(descriptor, "wb") as file:
             for piece in pieces:
                 file.write(piece)
             file.flush()
             os.fsync(descriptor)
-        os.replace(beside, target)
+            if not named:
+                os.link(f"/proc/self/fd/{descriptor}", beside, dst_dir_fd=folder, follow_symlinks=True)
+                named = True
+        os.replace(beside, name, src_dir_fd=folder, dst_dir_fd=folder)
     except BaseException:
-        with suppress(OSError):
-            beside.unlink()
+        if named:
+            with suppress(OSError):
+                os.unlink(beside, dir_fd=folder)
         raise
-    folder = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    with suppress(PermissionError):  # a drop box, which may be written and not read; the file is there
+        listed = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=folder)
+        try:
+            os.fsync(listed)
+        finally:
+            os.close(listed)
 
 
 def _list_folder(descriptor: int, prefix: str, depth: int, found: Listing) -> None:
@@ -439,17 +476,24 @@ def _describe_link(folder: int, name: str, prefix: str) -> Irregular:
     return Irregular(prefix + name, Kind.SYMLINK, "a symbolic link")
 
 
-def _open_folder(root: int, path: str) -> int:
+def _open_folder(root: int, path: str, flags: int = _FOLDER, *, make: bool = False) -> int:
     """Open a folder below ``root`` component by component, following no link."""
     folder = root
     for part in path.split("/") if path else ():
         try:
-            inner = os.open(part, _FOLDER, dir_fd=folder)
+            if make:
+                with suppress(FileExistsError):
+                    os.mkdir(part, dir_fd=folder)
+            inner = os.open(part, flags, dir_fd=folder)
         finally:
             if folder != root:
                 os.close(folder)
         folder = inner
     return folder
+
+
+class _Grows(Exception):
+    """Somebody is still writing the file: there is no end to wait for."""
 
 
 def _scan_file(name: str, tail: str, folder: int, hasher: Hasher, buffers: list[memoryview]) -> Scanned:
@@ -467,11 +511,15 @@ def _scan_file(name: str, tail: str, folder: int, hasher: Hasher, buffers: list[
             size = len(data)
             if size == expected:
                 return Scanned(name, hasher.digest(), size)
+            if size > expected > 0:
+                raise _Grows
         if not buffers:
             buffers.append(memoryview(bytearray(CHUNK)))
         while count := os.readv(descriptor, buffers):
             hasher.update(buffers[0][:count])
             size += count
+            if size > expected > 0:  # the system's own files say that they are empty
+                raise _Grows
         return Scanned(name, hasher.digest(), size)
     finally:
         os.close(descriptor)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import IO, TYPE_CHECKING, Any, cast
 
-from airflow_pipesec.errors import AccessDenied, ConfigurationError, ObjectMissing, StorageError, place_of
+from airflow_pipesec.errors import AccessDenied, ConfigurationError, ObjectMissing, PipesecError, StorageError, place_of
 from airflow_pipesec.findings import printable
 from airflow_pipesec.storage import (
     CHUNK,
@@ -24,7 +24,6 @@ from airflow_pipesec.storage import (
     Source,
     Store,
     escapes,
-    os_errors,
     within,
 )
 
@@ -63,21 +62,28 @@ class S3Store(Store):
                 self._client = boto3.client("s3")
         return self._client
 
-    def listing(self) -> Listing:
-        found = Listing()
+    def keys(self) -> Iterator[tuple[str, int]]:
+        """Yield the key and the size of every object below the root, whatever its key looks like as a path."""
         start = f"{self.prefix}/" if self.prefix else ""
         with aws_errors(self.url):
             for page in self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=start):
                 for item in page.get("Contents", []):
-                    name = item["Key"][len(start) :]
-                    if (not name or name.endswith("/")) and item["Size"] == 0:
-                        continue  # the empty object that stands for a folder
-                    if not name or name.endswith("/"):
-                        found.irregular.append(Irregular(name or SINGLE, Kind.SPECIAL, "a folder marker with content"))
-                    elif escapes(name):
-                        found.irregular.append(Irregular(name, Kind.ESCAPING, "a key that leads outside the root as a path"))
-                    else:
-                        found.files.append(name)
+                    yield item["Key"], item["Size"]
+
+    def listing(self) -> Listing:
+        found = Listing()
+        start = f"{self.prefix}/" if self.prefix else ""
+        for key, size in self.keys():
+            name = key[len(start) :]
+            if (not name or name.endswith("/")) and size == 0:
+                continue  # the empty object that stands for a folder
+            if not name or name.endswith("/"):
+                found.irregular.append(Irregular(name or SINGLE, Kind.SPECIAL, "a folder marker with content"))
+            elif escapes(name):
+                found.irregular.append(Irregular(name, Kind.ESCAPING, "a key that leads outside the root as a path"))
+            else:
+                found.files.append(name)
+        with aws_errors(self.url):
             if self.prefix and (found.files or found.irregular):
                 # An object of the folder's own name is below no prefix, but some readers would find it there.
                 first = self.client.list_objects_v2(Bucket=self.bucket, Prefix=self.prefix, MaxKeys=1).get("Contents", [])
@@ -108,6 +114,8 @@ class S3Store(Store):
                 if offset:
                     pinned["Range"] = f"bytes={offset}-"
                 answer = self.client.get_object(Bucket=self.bucket, Key=self.key_of(name), **pinned)
+                if "ETag" not in answer:
+                    raise StorageError(f"{printable(where)}: the server names no entity tag. Use one that speaks S3.")
                 if not pinned:
                     length, version = answer["ContentLength"], answer.get("VersionId")
                     version = None if version == "null" else version
@@ -153,7 +161,7 @@ class S3Store(Store):
                 break
         return within(bytes(data), limit, self.describe(name))
 
-    def write_pieces(self, pieces: Iterable[Buffer], name: str = SINGLE) -> None:
+    def write_pieces(self, pieces: Iterable[Buffer], name: str = SINGLE, *, private: bool = False) -> None:
         # Nothing is there before the last byte was taken: an upload in parts that breaks off is aborted.
         with aws_errors(self.describe(name)):
             self.client.upload_fileobj(cast("IO[bytes]", _Pieces(pieces)), self.bucket, self.key_of(name))
@@ -164,6 +172,11 @@ class S3Store(Store):
 
     def open(self) -> AbstractContextManager[IO[bytes]]:
         return _copied(data for data, _ in self._stream(SINGLE))
+
+    def mark(self, name: str = SINGLE) -> str:
+        with aws_errors(self.describe(name)):
+            head = self.client.head_object(Bucket=self.bucket, Key=self.key_of(name))
+        return f"{head.get('VersionId')} {head.get('ETag')} {head.get('LastModified')}"
 
     def remove(self, name: str = SINGLE) -> None:
         with aws_errors(self.describe(name)):
@@ -182,7 +195,7 @@ class FsspecStore(Store):
 
     def listing(self) -> Listing:
         found = Listing()
-        with os_errors(self.url):
+        with _fs_errors(self.url):
             # Filesystems cache listings: a sensor that waits would never see what arrives.
             self.fs.invalidate_cache()
             root = self.fs.info(self.path)
@@ -227,7 +240,7 @@ class FsspecStore(Store):
         return self.path if name == SINGLE else f"{self.path.rstrip('/')}/{name}"
 
     def _stream(self, name: str) -> Iterator[bytes]:
-        with os_errors(self.describe(name)), self.fs.open(self._path(name), "rb") as file:
+        with _fs_errors(self.describe(name)), self.fs.open(self._path(name), "rb") as file:
             while data := file.read(CHUNK):
                 yield data
 
@@ -245,13 +258,13 @@ class FsspecStore(Store):
                 yield Scanned(name, hasher.digest(), size)
 
     def read(self, name: str = SINGLE, *, limit: int) -> bytes:
-        with os_errors(self.describe(name)), self.fs.open(self._path(name), "rb") as file:
+        with _fs_errors(self.describe(name)), self.fs.open(self._path(name), "rb") as file:
             return within(cast(bytes, file.read(limit + 1)), limit, self.describe(name))
 
-    def write_pieces(self, pieces: Iterable[Buffer], name: str = SINGLE) -> None:
+    def write_pieces(self, pieces: Iterable[Buffer], name: str = SINGLE, *, private: bool = False) -> None:
         target = self._path(name)
         beside = f"{target}.{uuid.uuid4().hex}.tmp"
-        with os_errors(self.describe(name)):
+        with _fs_errors(self.describe(name)):
             self.fs.makedirs(self.fs._parent(target), exist_ok=True)
             try:
                 with self.fs.open(beside, "wb") as file:
@@ -270,8 +283,13 @@ class FsspecStore(Store):
     def open(self) -> AbstractContextManager[IO[bytes]]:
         return _copied(self._stream(SINGLE))
 
+    def mark(self, name: str = SINGLE) -> str:
+        with _fs_errors(self.describe(name)):
+            self.fs.invalidate_cache()
+            return str(self.fs.ukey(self._path(name)))
+
     def remove(self, name: str = SINGLE) -> None:
-        with os_errors(self.describe(name)):
+        with _fs_errors(self.describe(name)):
             self.fs.rm_file(self._path(name))
 
 
@@ -316,6 +334,28 @@ def _copied(pieces: Iterator[bytes]) -> Iterator[IO[bytes]]:
 
 
 @contextmanager
+def _fs_errors(where: str) -> Iterator[None]:
+    """Turn a filesystem's errors into ours. What they say may quote the URL with the secrets in it, and is left out.
+
+    HTTP's says of whatever it meets that the file was not found; the error behind it says what was met.
+    """
+    try:
+        yield
+    except PipesecError:
+        raise
+    except Exception as error:
+        cause = error.__cause__ if isinstance(error, FileNotFoundError) and error.__cause__ is not None else error
+        status = getattr(cause, "status", None) or getattr(cause, "code", None)
+        shown = printable(where)
+        if isinstance(cause, FileNotFoundError) or status in (404, 410):
+            raise ObjectMissing(f"{shown} does not exist. Check the address, or run the task that writes it first.") from None
+        if isinstance(cause, PermissionError) or status in (401, 403):
+            raise AccessDenied(f"{shown} may not be read or written. Grant the task's account access to it.") from None
+        what = f"HTTP {status}" if isinstance(status, int) else place_of(cause)
+        raise StorageError(f"{shown} could not be read or written: {what}.") from None
+
+
+@contextmanager
 def aws_errors(where: str) -> Iterator[None]:
     """Turn botocore's errors into ours, naming ``where``."""
     from botocore.exceptions import BotoCoreError, ClientError
@@ -326,12 +366,14 @@ def aws_errors(where: str) -> Iterator[None]:
     except ClientError as error:
         code = error.response.get("Error", {}).get("Code", "unknown")
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
-        if code in ("NoSuchKey", "NoSuchBucket", "NoSuchVersion", "404", "NotFound"):
+        if code in ("NoSuchKey", "NoSuchBucket", "NoSuchVersion", "404", "NotFound", "NotFoundException"):
             raise ObjectMissing(f"{where} does not exist ({code}). Check the name, or run the task that writes it.") from error
         if code == "InvalidObjectState":
             raise AccessDenied(f"{where} is archived and cannot be read. Restore it first.") from error
-        if status in (401, 403):
+        if status in (401, 403) or code == "AccessDeniedException":  # KMS says it with HTTP 400
             raise AccessDenied(f"{where} may not be read or written ({code}). Grant the task's role access to it.") from error
+        if code in ("InvalidCiphertextException", "IncorrectKeyException", "DisabledException", "KMSInvalidStateException"):
+            raise AccessDenied(f"{where} cannot be unwrapped ({code}). Look at the key in KMS, and at who wrapped it.") from error
         raise StorageError(f"{where}: {code} (HTTP {status})") from error
     except BotoCoreError as error:
         raise StorageError(f"{where}: {error}") from error

@@ -7,7 +7,10 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +19,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_pipesec.errors import ConfigurationError, ObjectMissing, ObjectRefused, StorageError
+from airflow_pipesec.errors import AccessDenied, ConfigurationError, ObjectMissing, ObjectRefused, StorageError
 from airflow_pipesec.storage import Kind, LocalStore, escapes, open_store, split_url
 
 
@@ -322,3 +325,152 @@ def test_urls_that_airflow_knows_are_opened_through_it(tmp_path: Path) -> None:
     assert open_location(f"local://{tmp_path}").listing().files == ["f"]
     with pytest.raises(ConfigurationError, match="nosuchscheme"):
         open_location("nosuchscheme://x/y")
+
+
+def test_the_local_disk_has_two_names_and_one_reader(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"1")
+    store = open_store(f"local://{tmp_path}/a")
+    assert isinstance(store, LocalStore)
+    assert store.same_place(open_store(f"file://{tmp_path}/a"))
+
+
+def test_a_file_that_grows_while_it_is_read_has_no_end(tmp_path: Path) -> None:
+    for name, size in (("small", 10), ("large", 3 << 20)):
+        path = tmp_path / name
+        path.write_bytes(b"x" * size)
+
+        class Appends:
+            def __init__(self, path: Path = path) -> None:
+                self.path = path
+
+            def update(self, _: Any) -> None:
+                with self.path.open("ab") as file:
+                    file.write(b"y" * (4 << 20))
+
+            def digest(self) -> bytes:
+                return b"d"
+
+        if size == 10:
+            real = os.fstat
+
+            def before(descriptor: int, path: Path = path, real: Any = real) -> Any:
+                status = real(descriptor)
+                with path.open("ab") as file:
+                    file.write(b"y")
+                return status
+
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(os, "fstat", before)
+                (seen,) = LocalStore(tmp_path).scan([name], hashlib.sha256)
+        else:
+            (seen,) = LocalStore(tmp_path).scan([name], Appends)
+        assert "grows while it is read" in str(seen.error)
+        assert seen.digest == b""
+
+
+def test_nothing_is_written_or_deleted_through_a_link(tmp_path: Path) -> None:
+    victim, root = tmp_path / "victim", tmp_path / "root"
+    victim.mkdir()
+    root.mkdir()
+    (victim / "x").write_bytes(b"precious")
+    (root / "deep").symlink_to(victim)
+    for action in (lambda: LocalStore(root).remove("deep/x"), lambda: LocalStore(root).write(b"new", "deep/x")):
+        with pytest.raises(ObjectRefused):
+            action()
+    with pytest.raises(ObjectRefused):
+        LocalStore(root / "deep").write(b"new", "x")
+    assert (victim / "x").read_bytes() == b"precious"
+    assert len(list(victim.iterdir())) == 1
+
+
+def test_private_files_are_their_owners(tmp_path: Path) -> None:
+    LocalStore(tmp_path).write_pieces([b"1", b"2"], "new/deep/a", private=True)
+    assert (tmp_path / "new/deep/a").stat().st_mode & 0o777 == 0o600
+    assert (tmp_path / "new/deep/a").read_bytes() == b"12"
+
+
+def test_what_has_no_name_until_it_is_whole_may_have_one_where_it_must(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import errno
+
+    real = os.open
+
+    def refuses(path: Any, flags: int, *rest: Any, **more: Any) -> int:
+        if flags & os.O_TMPFILE == os.O_TMPFILE:
+            raise OSError(errno.EOPNOTSUPP, "not here")
+        return real(path, flags, *rest, **more)
+
+    monkeypatch.setattr(os, "open", refuses)
+    LocalStore(tmp_path / "a").write(b"1")
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+    def breaks() -> Iterator[bytes]:
+        yield b"2"
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        LocalStore(tmp_path / "a").write_pieces(breaks())
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("a", b"1")]
+
+
+def test_a_mark_changes_with_the_file(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    store.write(b"1", "a")
+    marks = [store.mark("a")]
+    assert store.mark("a") == marks[0]
+    store.write(b"1", "a")
+    marks.append(store.mark("a"))
+    time.sleep(0.02)  # the clock of a file system ticks slowly
+    (tmp_path / "a").write_bytes(b"2")
+    marks.append(store.mark("a"))
+    assert len(set(marks)) == 3
+
+
+class Answers(BaseHTTPRequestHandler):
+    """Answers with the status that the path begins with."""
+
+    def do_GET(self) -> None:
+        status = int(self.path[1:4])
+        self.send_response(status)
+        self.send_header("Content-Length", "1")
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(b"x")
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def answers() -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Answers)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"), [(404, ObjectMissing), (403, AccessDenied), (401, AccessDenied), (500, StorageError), (503, StorageError)]
+)
+def test_what_a_web_server_answers_is_told_apart_and_its_secrets_are_not_told(answers: str, status: int, kind: type) -> None:
+    import traceback
+
+    store = open_store(f"{answers}/{status}/model?X-Amz-Signature=TOPSECRET")
+    for act in (store.listing, lambda: store.read(limit=10)):
+        with pytest.raises(StorageError) as raised:
+            act()
+        assert type(raised.value) is kind
+        assert "TOPSECRET" not in "".join(traceback.format_exception(raised.value))
+
+
+def test_a_web_server_that_is_down_is_not_a_missing_file() -> None:
+    with pytest.raises(StorageError) as raised:
+        open_store("http://127.0.0.1:1/model").listing()
+    assert type(raised.value) is StorageError
