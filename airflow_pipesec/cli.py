@@ -212,9 +212,9 @@ def _findings(options: argparse.Namespace, progress: Progress | None) -> Iterabl
 
 
 @contextmanager
-def _progress_bar(stream: IO[str], *, wanted: bool) -> Iterator[Progress | None]:
+def _progress_bar(stream: IO[str] | None, *, wanted: bool) -> Iterator[Progress | None]:
     """A bar on a terminal, nothing anywhere else."""
-    if not wanted or not stream.isatty():
+    if not wanted or stream is None or not stream.isatty():
         yield None
         return
     from rich.console import Console
@@ -281,14 +281,17 @@ def _run(options: argparse.Namespace) -> tuple[int, str]:
     seconds = time.monotonic() - started
     if options.json:
         return _exit_code(verdict), json.dumps(verdict.document() | {"seconds": round(seconds, 3)}, indent=1)
-    title = f"{options.command} {options.path if options.command == 'validate' else options.root}"
+    what = options.path if options.command == "validate" else options.root
+    # What follows a "?" of a URL may be a signature, which opens the file to whoever reads it.
+    title = f"{options.command} {what.partition('?')[0] if '://' in what else what}"
     return _exit_code(verdict), "\n".join(line.text for line in report(verdict, title=title, seconds=seconds))
 
 
 def _undecided(options: argparse.Namespace, reason: str) -> int:
     if getattr(options, "json", False):
         print(json.dumps({"outcome": "ERROR", "reason": reason}))  # noqa: T201 - the output of the program
-    print(f"pipesec: {reason}", file=sys.stderr)  # noqa: T201 - the output of the program
+    if sys.stderr is not None:  # closed by whoever started us; print() would turn to standard output
+        print(f"pipesec: {reason}", file=sys.stderr)  # noqa: T201 - the output of the program
     return UNDECIDED
 
 

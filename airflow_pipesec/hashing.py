@@ -7,6 +7,7 @@ thousands of small files, threads spend more time on handing that lock to and fr
 
 from __future__ import annotations
 
+import fcntl
 import gc
 import hashlib
 import marshal
@@ -20,6 +21,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import count
 from multiprocessing.connection import Connection, wait
+from typing import Any
 
 from airflow_pipesec import errors
 from airflow_pipesec.errors import ConfigurationError, StorageError
@@ -121,12 +123,15 @@ def _by_threads(
     sizes: list[int] = []
     turn = count()  # next() on it is atomic
 
+    def stoppable() -> Hasher:
+        return _Stoppable(new(), failures)
+
     def work() -> None:
         try:
             while (index := next(turn)) < len(chunks) and not failures:
                 start, end = chunks[index]
                 size = 0
-                for place, scanned in enumerate(store.scan(names[start:end], new), start):
+                for place, scanned in enumerate(store.scan(names[start:end], stoppable if crew > 1 else new), start):
                     hashed.digests[place] = scanned.digest
                     size += scanned.size
                     if scanned.error is not None:
@@ -143,12 +148,32 @@ def _by_threads(
     for thread in threads:
         thread.start()
     work()
-    for thread in threads:
-        thread.join()
+    try:
+        for thread in threads:
+            thread.join()
+    except BaseException as error:  # an interrupt, or the end of the task's time
+        failures.append(error)
+        raise
     if failures:
         raise failures[0]
     hashed.size = sum(sizes)
     return hashed
+
+
+class _Stoppable:
+    """A hash object that takes nothing more once another worker has failed, so that nobody reads a large file in vain."""
+
+    __slots__ = ("digest", "failures", "hash")
+
+    def __init__(self, hasher: Hasher, failures: list[BaseException]) -> None:
+        self.hash = hasher.update
+        self.digest = hasher.digest
+        self.failures = failures
+
+    def update(self, data: Any, /) -> None:
+        if self.failures:
+            raise self.failures[0]
+        self.hash(data)
 
 
 def _by_processes(
@@ -163,6 +188,9 @@ def _by_processes(
     # A pipe filled with the numbers of the chunks is the queue: a read of four bytes takes one, whoever asks.
     queue, filler = os.pipe()
     try:
+        # A user with many pipes gets small ones, and a write that does not fit would wait for ever: fewer chunks, then.
+        merged = -(-4 * len(chunks) // fcntl.fcntl(filler, fcntl.F_GETPIPE_SZ))
+        chunks = [(run[0][0], run[-1][1]) for run in (chunks[at : at + merged] for at in range(0, len(chunks), merged))]
         os.write(filler, struct.pack(f"={len(chunks)}I", *range(len(chunks))))
     finally:
         os.close(filler)
@@ -181,7 +209,7 @@ def _by_processes(
                 assert isinstance(connection, Connection)  # noqa: S101 - narrows the type: wait() returns what it was given
                 try:
                     start, digests, size, failed = marshal.loads(connection.recv_bytes())  # noqa: S302 - from our own child
-                except EOFError:
+                except (EOFError, OSError):  # it ended, or was ended in the middle of a message
                     waiting.discard(connection)
                     continue
                 hashed.digests[start : start + len(digests)] = digests
@@ -196,7 +224,8 @@ def _by_processes(
             connection.close()
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)  # its pipe is at its end, or nobody reads it any more
-            os.waitpid(pid, 0)
+            with suppress(ChildProcessError):  # where SIGCHLD is ignored, the kernel has buried it
+                os.waitpid(pid, 0)
     return hashed
 
 

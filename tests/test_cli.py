@@ -237,3 +237,22 @@ def test_ordinary_mistakes_are_one_line_and_no_defect(
     assert "hunter2" not in err
     assert "root:" not in err
     assert err.count("\n") == 1
+
+
+def test_without_a_standard_error_the_verdict_is_the_same(artifact: Path, tmp_path: Path) -> None:
+    def pipesec(*arguments: object) -> subprocess.CompletedProcess[str]:
+        command = " ".join(f"'{argument}'" for argument in (sys.executable, "-m", "airflow_pipesec.cli", *arguments))
+        return subprocess.run(["sh", "-c", f"{command} 2>&-"], stdout=subprocess.PIPE, text=True, cwd=PROJECT, check=False)
+
+    done = pipesec("manifest", artifact, "-o", tmp_path / "m.json")
+    assert (done.returncode, done.stdout.partition(" ")[0]) == (0, "PASSED")
+    done = pipesec("verify", artifact, "--expected", "nonsense", "--json")
+    assert done.returncode == 2
+    assert json.loads(done.stdout)["outcome"] == "ERROR"
+
+
+def test_a_signature_in_a_url_is_not_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = run(capsys, "verify", "memory://nothing?sig=s3cr3t-4711", "--expected", "0" * 64)
+    assert code == 1
+    assert "verify memory://nothing:" in out
+    assert "s3cr3t-4711" not in out + err

@@ -9,6 +9,7 @@ import signal
 import threading
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 from blake3 import blake3
@@ -137,3 +138,41 @@ def test_an_unknown_algorithm_is_refused(tmp_path: Path) -> None:
 
 def test_no_files_are_no_work(tmp_path: Path) -> None:
     assert hash_files(LocalStore(tmp_path), []) == Hashed([])
+
+
+def test_a_worker_that_fails_stops_the_others_in_the_middle_of_their_file(tmp_path: Path) -> None:
+    class Endless(LocalStore):
+        def scan(self, names: Any, new: Any) -> Any:
+            if "a" in names:
+                raise KeyboardInterrupt
+            hasher = new()
+            while True:
+                hasher.update(b"x")
+
+    with pytest.raises(KeyboardInterrupt):
+        hash_files(Endless(tmp_path), ["a", "b"], workers=2)
+
+
+def test_a_parent_that_buries_no_children_hashes_all_the_same(tree: Path) -> None:
+    names = LocalStore(tree).listing().files
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        assert b"" not in hash_files(LocalStore(tree), names, workers=2).digests
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+
+
+def test_small_pipes_are_no_dead_end(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import fcntl
+
+    real = os.pipe
+
+    def small() -> tuple[int, int]:
+        reader, writer = real()
+        fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
+        return reader, writer
+
+    monkeypatch.setattr(os, "pipe", small)
+    monkeypatch.setattr(hashing, "_chunks", lambda total, _: [(place, place + 1) for place in range(total)])
+    names = LocalStore(tree).listing().files * 3
+    assert b"" not in hash_files(LocalStore(tree), names, workers=2).digests

@@ -202,11 +202,17 @@ def test_an_unreadable_file_is_an_error_and_not_a_pass(root: Path, manifest: Pat
     with os.fdopen(reader) as pipe:
         found = pipe.read()
     os.waitpid(pid, 0)
-    assert found.split() == ["files-present", "files-present", "files-readable", "files-readable"]
+    assert found.split() == ["files-readable", "files-readable"], "what lies behind a closed door is not missing"
 
 
-def test_a_missing_artifact_is_one_finding(tmp_path: Path, manifest: Path) -> None:
-    assert bad(check(tmp_path / "nowhere", manifest)) == {"files-present": 1}
+def test_a_missing_artifact_is_missing_and_was_not_compared(tmp_path: Path, manifest: Path) -> None:
+    assert bad(check(tmp_path / "nowhere", manifest)) == {"files-present": 1, "digest-matches": 1}
+
+
+def test_an_artifact_without_a_byte_is_not_recorded(tmp_path: Path) -> None:
+    build(tmp_path / "hollow", {"a": b"", "b": b""})
+    assert bad(record(tmp_path / "hollow", tmp_path / "m.json")) == {"files-present": 1, "manifest-intact": 1}
+    assert not (tmp_path / "m.json").exists()
 
 
 @pytest.mark.parametrize("content", [None, b"", b"{}", b"not json"])
@@ -275,7 +281,7 @@ def test_the_expected_digest_of_a_file(tmp_path: Path) -> None:
     model.write_bytes(b"v")
     assert bad(check(model, expected=f"sha512:{digest}")) == {"digest-matches": 1}
     model.unlink()
-    assert bad(check(model, expected=f"sha512:{digest}")) == {"files-present": 1}
+    assert bad(check(model, expected=f"sha512:{digest}")) == {"files-present": 1, "digest-matches": 1}
 
 
 @pytest.mark.parametrize("algorithm", ["sha256", "sha512", "blake3"])
@@ -342,6 +348,42 @@ def test_a_missing_artifact_fails_under_every_policy(root: Path, manifest: Path,
     (root / "a.csv").unlink()
     (root / "a.csv").symlink_to(tmp_path / "elsewhere")
     assert not Policy.load(policy).judge(check(root, manifest), today=date(2026, 1, 1)).passed
+
+
+@pytest.mark.parametrize("control", ["files-present", "no-symlinks", "files-readable", "names-unambiguous", "no-extra-files"])
+def test_a_waiver_for_something_else_never_passes_what_was_not_compared(
+    root: Path, manifest: Path, tmp_path: Path, control: str
+) -> None:
+    waiver = {"control": control, "subject": "*", "reason": "r", "approver": "a", "expires": "2030-01-01", "include_errors": True}
+    policy = Policy.load({"waivers": [waiver]})
+
+    def passed(findings: list[Finding]) -> bool:
+        return policy.judge(findings, today=date(2026, 1, 1)).passed
+
+    wrong = "tree:sha256:" + "0" * 64
+    assert not passed(check(tmp_path / "nowhere", manifest))
+    assert not passed(check(build(tmp_path / "other", {"z": b"z"}), manifest, allow_extra=True))
+    assert not passed(check(tmp_path / "nowhere", expected=wrong))
+    (root / "latest").symlink_to("a.csv")
+    assert not passed(check(root, expected=wrong))
+    (root / "latest").unlink()
+    for name in ("\u00e9", "e\u0301"):
+        (root / name).write_bytes(b"x")
+    assert not passed(check(root, expected=wrong))
+
+
+def test_folders_whose_names_cannot_be_told_apart_are_found(tmp_path: Path) -> None:
+    build(tmp_path / "t", {"\u00e9/a": b"1", "e\u0301/b": b"2", "K/c": b"3", "\u212a/d": b"4"})
+    assert bad(record(tmp_path / "t", tmp_path / "m.json")) == {"names-unambiguous": 2, "manifest-intact": 1}
+    build(tmp_path / "fine", {"\u00e9/a": b"1", "\u00e9/b": b"2", "\u00e9/\u00e9/c": b"3"})
+    assert not bad(record(tmp_path / "fine", tmp_path / "m.json"))
+
+
+def test_names_that_lead_outside_are_not_counted_as_present(root: Path, tmp_path: Path) -> None:
+    evil = Manifest.of("artifact", "sha256", [resource("a.csv", b"1,2\n"), resource("../secret", b"s")])  # type: ignore[list-item] # see there
+    (tmp_path / "m.json").write_bytes(evil.to_json())
+    (there,) = [f for f in check(root, tmp_path / "m.json", allow_extra=True) if f.control.id == "files-present"]
+    assert (there.status, there.count) == (Status.PASS, 1)
 
 
 def test_expected_digests_by_name(root: Path, manifest: Path) -> None:

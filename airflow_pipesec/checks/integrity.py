@@ -101,14 +101,15 @@ _IRREGULAR = {
 
 
 class _Seen(NamedTuple):
-    """What looking at a tree gave: findings that fail, the files that are fit to be hashed, whether there is a tree, and whether
-    the manifest lies in it.
+    """What looking at a tree gave: findings that fail, the files that are fit to be hashed, whether there is a tree, whether the
+    manifest lies in it, and the folders that could not be looked into.
     """
 
     problems: list[Finding]
     files: list[str]
     listed: bool = True
     own_is_there: bool = False
+    closed: frozenset[str] = frozenset()
 
 
 def write_manifest(
@@ -132,18 +133,21 @@ def write_manifest(
         raise ConfigurationError(f"the manifest {printable(target.url)} would replace the artifact itself. Give another place.")
     own = store.name_of(target)
     seen = _look(store, own=own)
-    not_written = Finding(MANIFEST_INTACT, Subject(target.url), Status.FAIL, "was not written: see the other findings")
     yield from seen.problems
     if seen.problems:
         # Said by itself, so that a waiver for what is doubtful does not make a manifest of it.
-        yield not_written
+        yield _not_done(MANIFEST_INTACT, target, seen.problems, "was not written")
         return
     if own is not None and seen.own_is_there:
         _refuse_replacing(target)
     hashed = hash_files(store, seen.files, algorithm, workers=workers, progress=progress)
-    if hashed.errors:
-        yield from _read_errors(store, hashed.errors)
-        yield not_written
+    problems = list(_read_errors(store, hashed.errors))
+    if not problems and not hashed.size:
+        text = f"holds no data: {amount(len(seen.files), 'file')}, and nothing in them"
+        problems.append(_on(store, SINGLE, FILES_PRESENT, Status.FAIL, text))
+    if problems:
+        yield from problems
+        yield _not_done(MANIFEST_INTACT, target, problems, "was not written")
         return
     manifest = Manifest.of(
         store.name,
@@ -203,10 +207,12 @@ def verify(
     seen = _look(store, own=own, recorded=recorded)
     yield from seen.problems
     if not seen.listed:
+        yield _not_done(DIGEST_MATCHES, store, seen.problems, "was not compared")
         return
     present = set(seen.files)
     wanted = {resource.name: resource.digest for resource in recorded.resources}
-    missing = [name for name in wanted if name not in present and not _leads_out(name)]
+    searched = [name for name in wanted if not _leads_out(name) and not _below(name, seen.closed)]
+    missing = [name for name in searched if name not in present]
     extra = [name for name in seen.files if name not in wanted]
     for name in missing:
         yield _on(store, name, FILES_PRESENT, Status.FAIL, "is recorded but not there")
@@ -215,7 +221,8 @@ def verify(
             yield _on(store, name, NO_EXTRA_FILES, Status.FAIL, "is there but was never recorded")
     common = [name for name in seen.files if name in wanted]
     hashed = hash_files(store, common, recorded.algorithm, workers=workers, progress=progress)
-    yield from _read_errors(store, hashed.errors)
+    unread = list(_read_errors(store, hashed.errors))
+    yield from unread
     changed = [
         (name, digest)
         for name, digest in zip(common, hashed.digests, strict=True)
@@ -228,6 +235,10 @@ def verify(
             DIGEST_MATCHES, subject, Status.FAIL, f"is not what was recorded: {recorded.algorithm} {was[:16]}… is now {now[:16]}…"
         )
     matching = len(common) - len(changed) - len(hashed.errors)
+    if not matching and not changed:
+        # A waiver for files that are missing must not pass an artifact that is.
+        undecided = [*seen.problems, *unread] if not missing else []
+        yield _not_done(DIGEST_MATCHES, store, undecided, f"none of {amount(len(wanted), 'recorded file')} was compared")
     if matching:
         whole = matching == len(wanted) and (allow_extra or not extra)
         subject = Subject(store.url, digest=str(recorded.root_digest) if whole else None)
@@ -238,8 +249,8 @@ def verify(
             f"{amount(matching, 'file')} of {len(wanted):,} recorded match by {recorded.algorithm} ({hashed.size:,} bytes read)",
             count=matching,
         )
-    if not missing and wanted:
-        yield _passed(store, FILES_PRESENT, len(wanted), "there")
+    if searched and not missing:
+        yield _passed(store, FILES_PRESENT, len(searched), "there")
     if not extra and seen.files:
         yield _passed(store, NO_EXTRA_FILES, len(seen.files), "recorded")
     elif extra and allow_extra:
@@ -256,6 +267,7 @@ def _verify_whole(store: Store, expected: str, workers: int | None, progress: Pr
     seen = _look(store, own=None)
     yield from seen.problems
     if seen.problems:
+        yield _not_done(DIGEST_MATCHES, store, seen.problems, "was not compared")
         return
     single = seen.files == [SINGLE]
     if single == of_tree:
@@ -267,7 +279,9 @@ def _verify_whole(store: Store, expected: str, workers: int | None, progress: Pr
         return
     hashed = hash_files(store, seen.files, wanted.algorithm, workers=workers, progress=progress)
     if hashed.errors:
-        yield from _read_errors(store, hashed.errors)
+        unread = list(_read_errors(store, hashed.errors))
+        yield from unread
+        yield _not_done(DIGEST_MATCHES, store, unread, "was not compared")
         return
     resources = [Resource(name, digest.hex()) for name, digest in zip(seen.files, hashed.digests, strict=True)]
     actual = (
@@ -332,7 +346,8 @@ def _look(store: Store, *, own: str | None, recorded: Manifest | None = None) ->
                 problems.append(_on(store, resource.name, PATHS_CONTAINED, Status.FAIL, text))
     if not files and not problems:
         problems.append(_on(store, SINGLE, FILES_PRESENT, Status.FAIL, "holds no file at all"))
-    return _Seen(problems, files, own_is_there=len(files) < len(listing.files))
+    closed = frozenset(entry.name for entry in listing.irregular if entry.kind is Kind.UNREADABLE)
+    return _Seen(problems, files, own_is_there=len(files) < len(listing.files), closed=closed)
 
 
 def _refuse_replacing(target: Store) -> None:
@@ -343,6 +358,19 @@ def _refuse_replacing(target: Store) -> None:
         raise ConfigurationError(
             f"{printable(target.url)} belongs to the artifact and is no manifest, which would replace it. Give another place."
         ) from None
+
+
+def _below(name: str, folders: frozenset[str]) -> bool:
+    """Whether a name is, or lies below, one of some folders."""
+    return bool(folders) and any(folder in folders for folder in (name, *_folders(name)))
+
+
+def _folders(name: str) -> Iterator[str]:
+    """Yield the names of the folders that lead to a name."""
+    end = name.rfind("/")
+    while end > 0:
+        yield name[:end]
+        end = name.rfind("/", 0, end)
 
 
 def _leads_out(name: str) -> bool:
@@ -361,6 +389,9 @@ def _ambiguous(store: Store, listing: Listing, recorded: Manifest | None) -> Ite
     if recorded is not None:
         names.update(resource.name for resource in recorded.resources)
     # Only names outside ASCII can be written in two ways; the other of the two may be ASCII (U+212A is a K).
+    if all(name.isascii() for name in names):
+        return
+    names.update([folder for name in names for folder in _folders(name)])
     unusual = sorted(name for name in names if not name.isascii())
     same: dict[str, list[str]] = {}
     for name in unusual:
@@ -388,6 +419,13 @@ def _read_errors(store: Store, errors: Mapping[str, StorageError]) -> Iterator[F
             yield _on(store, name, FILES_READABLE, Status.ERROR, str(error))
         else:
             raise error
+
+
+def _not_done(control: Control, store: Store, why: list[Finding], text: str) -> Finding:
+    """Say that a check did not come to its point; undecided, where all that stood in the way is that nobody could look."""
+    undecided = bool(why) and all(finding.status is Status.ERROR for finding in why)
+    status = Status.ERROR if undecided else Status.FAIL
+    return Finding(control, Subject(store.url), status, f"{text}: see the other findings")
 
 
 def _clean(store: Store, files: list[str], hashed: Hashed) -> Iterator[Finding]:
