@@ -8,9 +8,10 @@ from __future__ import annotations
 from typing import Annotated
 
 from airflow.api_fastapi.app import get_auth_manager
-from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessEntity, DagDetails
+from airflow.api_fastapi.auth.managers.models.resource_details import ConnectionDetails, DagAccessEntity, DagDetails
 from airflow.api_fastapi.auth.managers.simple.simple_auth_manager import SimpleAuthManager
 from airflow.api_fastapi.core_api.security import GetUserDep
+from airflow.models.dag import DagModel
 from fastapi import FastAPI, HTTPException, Query
 from pydantic import BaseModel
 
@@ -40,7 +41,8 @@ def access(
 ) -> Access:
     """Answer whether a user may do something with a DAG: 401 for a caller who is nobody, 403 for one who may not ask."""
     manager = get_auth_manager()
-    if not manager.is_authorized_connection(method="GET", user=caller):
+    team = DagModel.get_team_name(dag_id)
+    if not manager.is_authorized_connection(method="GET", user=caller, details=ConnectionDetails(team_name=team)):
         raise HTTPException(403, "Only who may read Airflow's connections may ask about other users.")
     name = type(manager).__name__
     if not isinstance(manager, SimpleAuthManager):
@@ -54,7 +56,7 @@ def access(
             raise HTTPException(422, "The method is none of GET, POST, PUT, DELETE.")
         if entity != "dag" and _entity(entity) is None:
             raise HTTPException(422, "The entity is none that a DAG has.")
-        details = DagDetails(id=dag_id)
+        details = DagDetails(id=dag_id, team_name=team)
         answer.permitted = bool(
             manager.is_authorized_dag(
                 method=method,  # type: ignore[arg-type] # one of the four, see above

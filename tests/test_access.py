@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_pipesec.checks.access import Answer, Asked, NotAnswered, Run, Wanted, assert_access
+from airflow_pipesec.checks.access import Answer, Asked, NotAnswered, Run, Touch, Wanted, assert_access
 from airflow_pipesec.errors import ConfigurationError
 from airflow_pipesec.findings import Finding, Status
 
@@ -18,14 +18,21 @@ OPERATOR = Answer(True, ("op", "user"), True)
 VERA = Run("train", "manual", "vera")
 
 
-def check(run: Run = VERA, answer: Answer | Exception = OPERATOR, **wanted: Any) -> list[Finding]:
+def check(
+    run: Run = VERA, answer: Answer | Exception = OPERATOR, touches: Sequence[Touch] | Exception = (), **wanted: Any
+) -> list[Finding]:
     def ask(asked: Asked) -> Answer:
         assert asked.dag_id == run.dag_id
         if isinstance(answer, Exception):
             raise answer
         return answer
 
-    return list(assert_access(run, Wanted(**(wanted or {"allowed_roles": ["op"]})), ask))
+    def touched() -> Sequence[Touch]:
+        if isinstance(touches, Exception):
+            raise touches
+        return touches
+
+    return list(assert_access(run, Wanted(**(wanted or {"allowed_roles": ["op"]})), ask, touched))
 
 
 def bad(findings: list[Finding]) -> Counter[tuple[str, str]]:
@@ -81,6 +88,16 @@ def test_scheduled_runs_pass_only_where_they_may() -> None:
     assert bad(check(Run("train", "backfill", "stranger"), Answer(False), allowed_roles=["op"], allow_scheduled=True))
 
 
+def test_a_run_that_somebody_else_touched_fails() -> None:
+    clear = "post_clear_task_instances"
+    assert not bad(check(touches=[Touch("vera", clear)]))
+    assert bad(check(touches=[Touch("vera", clear), Touch("uma", clear)])) == {("triggered-by-person", "fail"): 1}
+    assert bad(check(touches=NotAnswered("down"))) == {("access-asked", "error"): 1}
+    scheduled = Run("train", "scheduled", None)
+    assert bad(check(scheduled, touches=[Touch("vera", clear)], allow_scheduled=True, allowed_roles=["op"]))
+    assert bad(check(Run("train", "scheduled", None, cleared=1), allow_scheduled=True, allowed_roles=["op"]))
+
+
 def test_a_local_test_is_judged_as_the_person_it_names() -> None:
     local = Run("train", "manual", "dag_test", local=True)
     assert not bad(check(local, allowed_roles=["op"], local_user="vera"))
@@ -110,6 +127,7 @@ def fails() -> str:
         (other("olga"), {}),
         (other("vera"), {("duties-separated", "fail"): 1}),
         (other("Vera"), {("duties-separated", "fail"): 1}),
+        (other(" vera "), {("duties-separated", "fail"): 1}),
         (other(""), {("duties-separated", "fail"): 1}),
         (fails, {("duties-separated", "error"): 1}),
     ],
@@ -127,6 +145,10 @@ def test_four_eyes_are_two_people(apart: Callable[[], str], found: dict[tuple[st
         {"allowed_roles": [""]},
         {"permission": ("PATCH", "dag_run")},
         {"permission": ("PUT",)},
+        {"permission": 5},
+        {"permission": ("PUT", 5)},
+        {"allowed_users": None},
+        {"allowed_roles": 5},
     ],
 )
 def test_what_requires_nothing_or_cannot_be_required_is_refused(wanted: dict[str, Any]) -> None:

@@ -7,6 +7,7 @@ never pass.
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -14,7 +15,7 @@ from typing import NamedTuple
 from airflow_pipesec.errors import ConfigurationError
 from airflow_pipesec.findings import Control, Finding, Severity, Status, Subject, printable
 
-__all__ = ["METHODS", "Answer", "Asked", "NotAnswered", "Run", "Wanted", "assert_access"]
+__all__ = ["METHODS", "Answer", "Asked", "NotAnswered", "Run", "Touch", "Wanted", "assert_access"]
 
 _ACCESS = ("NIST SP 800-53 AC-3", "NIST SP 800-53 AC-6")
 METHODS = ("GET", "POST", "PUT", "DELETE")
@@ -98,6 +99,13 @@ class Answer(NamedTuple):
     permitted: bool | None = None
 
 
+class Touch(NamedTuple):
+    """What somebody did to a run after it began, as Airflow's audit log names it: the person and the event."""
+
+    user: str
+    event: str
+
+
 class NotAnswered(Exception):
     """Airflow could not be asked, or did not say; carries the reason, and no secret."""
 
@@ -117,19 +125,34 @@ class Wanted:
         """Return self. Raises :class:`ConfigurationError` for what requires nothing or can't be required."""
         for name in ("allowed_users", "allowed_roles"):
             values = getattr(self, name)
-            if isinstance(values, str) or not all(isinstance(value, str) and value for value in values):
+            if not isinstance(values, Collection) or isinstance(values, str) or not all(_is_name(value) for value in values):
                 raise ConfigurationError(f"{name}= is not a list of names. Give a list, also for one.")
         if not (self.allowed_users or self.allowed_roles or self.permission or self.apart_from):
             raise ConfigurationError(
                 "nothing is required. Give allowed_users=, allowed_roles=, required_permission= or separation_from=."
             )
-        if self.permission is not None and (len(self.permission) != 2 or self.permission[0] not in METHODS):
+        if self.permission is not None and not (
+            isinstance(self.permission, tuple)
+            and len(self.permission) == 2
+            and all(map(_is_name, self.permission))
+            and self.permission[0] in METHODS
+        ):
             raise ConfigurationError(f'required_permission= is not such as ("PUT", "dag_run"). Methods are {", ".join(METHODS)}.')
         return self
 
 
-def assert_access(run: Run, wanted: Wanted, ask: Callable[[Asked], Answer]) -> Iterator[Finding]:
-    """Hold the person who triggered a run against what is required, and yield what was seen. ``ask`` asks Airflow."""
+def _is_name(value: object) -> bool:
+    return isinstance(value, str) and bool(value)
+
+
+def assert_access(
+    run: Run, wanted: Wanted, ask: Callable[[Asked], Answer], touched: Callable[[], Collection[Touch]] = tuple
+) -> Iterator[Finding]:
+    """Hold the person who triggered a run against what is required, and yield what was seen.
+
+    ``ask`` asks Airflow about a person, ``touched`` what people did to the run after it began. Of a run that the scheduler began,
+    and may begin, only the second is asked: there is nobody to hold against anything.
+    """
     wanted = wanted.checked()
     subject = Subject(f"user {run.user}" if run.user else f"{run.kind} run of {run.dag_id}")
     user = run.user
@@ -140,14 +163,29 @@ def assert_access(run: Run, wanted: Wanted, ask: Callable[[Asked], Answer]) -> I
             yield Finding(TRIGGERED_BY_PERSON, subject, Status.FAIL, text)
             return
         subject = Subject(f"user {user}")
-    if not user:
-        status = Status.PASS if wanted.allow_scheduled and run.kind in ("scheduled", "asset_triggered") else Status.FAIL
-        accepted = ", which allow_scheduled accepts" if status is Status.PASS else ""
-        yield Finding(TRIGGERED_BY_PERSON, subject, status, f"was triggered by nobody{accepted}")
-        return
     if run.cleared:
-        text = f"the run was cleared {run.cleared} times since: who set it going again is not known"
+        text = f"the run was cleared {run.cleared} times since: who set it going again is not known. Trigger a new run"
         yield Finding(TRIGGERED_BY_PERSON, subject, Status.FAIL, text)
+        return
+    scheduled = not user and wanted.allow_scheduled and run.kind in ("scheduled", "asset_triggered")
+    if not user and not scheduled:
+        text = "was triggered by nobody. Trigger one by hand, or accept those of the scheduler with allow_scheduled=True"
+        yield Finding(TRIGGERED_BY_PERSON, subject, Status.FAIL, text)
+        return
+    try:
+        others = [touch for touch in touched() if touch.user != user]
+    except NotAnswered as error:
+        yield Finding(ACCESS_ASKED, subject, Status.ERROR, str(error))
+        return
+    if others:
+        who = ", ".join(sorted({f"{printable(touch.user)} ({printable(touch.event)})" for touch in others}))
+        text = f"the run was interfered with after it began, by {who}. Trigger a new run"
+        yield Finding(TRIGGERED_BY_PERSON, subject, Status.FAIL, text)
+        return
+    if user is None or scheduled:
+        yield Finding(
+            TRIGGERED_BY_PERSON, subject, Status.PASS, "was triggered by nobody, which allow_scheduled accepts, nor touched since"
+        )
         return
     yield Finding(TRIGGERED_BY_PERSON, subject, Status.PASS, f"triggered the run ({run.kind})")
     try:
@@ -182,9 +220,13 @@ def _apart(subject: Subject, user: str, apart_from: Callable[[], str]) -> Iterat
     except NotAnswered as error:
         yield Finding(DUTIES_SEPARATED, subject, Status.ERROR, str(error))
         return
-    # Names that differ only in case are one person to most directories.
-    apart = bool(other) and other.casefold() != user.casefold()
+    apart = bool(other) and _folded(other) != _folded(user)
     yield _held(DUTIES_SEPARATED, subject, apart, f"is somebody else than {printable(other)}", "is the same person on both sides")
+
+
+def _folded(name: str) -> str:
+    """One form of a name: those that differ only in case or in how they are encoded are one person to most directories."""
+    return unicodedata.normalize("NFC", name.strip()).casefold()
 
 
 def _held(control: Control, subject: Subject, holds: bool, good: str, bad: str) -> Finding:

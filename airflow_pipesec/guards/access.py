@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Collection, Iterable, Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -14,7 +17,7 @@ if TYPE_CHECKING:
     import httpx
     from airflow.sdk import Context
 
-    from airflow_pipesec.checks.access import Answer, Asked
+    from airflow_pipesec.checks.access import Answer, Asked, Touch
 
 __all__ = ["RBACAssertion", "RBACAssertionOperator", "RBACAssertionSensor"]
 
@@ -22,15 +25,32 @@ SECONDS = 30.0
 # What Flask-AppBuilder calls the methods, and the things of a DAG; from the FAB provider's own tables.
 _FAB_ACTIONS = {"GET": "can_read", "POST": "can_create", "PUT": "can_edit", "DELETE": "can_delete"}
 _FAB_RESOURCES = {
-    "audit_log": "Audit Logs",
-    "code": "DAG Code",
-    "dag_run": "DAG Runs",
-    "hitl_detail": "HITL Detail",
-    "task": "Task Instances",
-    "task_instance": "Task Instances",
-    "task_logs": "Task Logs",
-    "xcom": "XComs",
+    "audit_log": ("Audit Logs",),
+    "code": ("DAG Code",),
+    "dependencies": ("DAG Dependencies",),
+    "hitl_detail": ("HITL Detail",),
+    "run": ("DAG Runs",),
+    "task": ("Task Instances",),
+    "task_instance": ("DAG Runs", "Task Instances"),
+    "task_logs": ("Task Logs",),
+    "version": ("DAG Versions",),
+    "warning": ("DAG Warnings",),
+    "xcom": ("XComs",),
 }
+# What sets a run, or tasks of it, going again, or calls them done, by the names of Airflow's audit log.
+_TOUCHES = (
+    "bulk_dag_runs",
+    "bulk_task_instances",
+    "clear_dag_run",
+    "clear_dag_run_partitions",
+    "clear_dag_runs",
+    "patch_dag_run",
+    "patch_task_group_instances",
+    "patch_task_instance",
+    "post_clear_task_instances",
+)
+PAGE = 100
+MOST_EVENTS = 10_000
 
 
 class RBACAssertion(Guard):
@@ -39,14 +59,17 @@ class RBACAssertion(Guard):
     :param allowed_users: names of users, one of whom it has to be. (templated)
     :param allowed_roles: names of roles, one of which the person has to hold now. (templated)
     :param required_permission: what Airflow has to permit the person on this DAG, as method and entity: ``("PUT", "dag_run")``.
-        Entities are ``dag``, ``dag_run``, ``task_instance``, ``xcom`` and the others of Airflow's ``DagAccessEntity``.
-    :param allow_scheduled: let runs of the scheduler pass, which no person triggered. Backfills and runs of other DAGs keep the
-        name of who began them.
+        Entities are ``dag``, ``dag_run`` (or ``run``), ``task_instance``, ``xcom`` and the others of Airflow's
+        ``DagAccessEntity``, in lower case.
+    :param allow_scheduled: let runs of the scheduler pass, by the clock or by an asset, which no person triggered and of whom
+        nothing else is asked. Backfills and runs of other DAGs keep the name of who began them.
     :param separation_from: who it must not be (four eyes): ``user:NAME``, ``run:DAG_ID/RUN_ID`` for who triggered that run, or
-        ``approval:TASK_ID`` for who responded to that human-in-the-loop task of this run. (templated)
+        ``approval:TASK_ID`` for who chose ``Approve`` in that human-in-the-loop task of this run; ``approval:TASK_ID/OPTION``
+        for another option than that. (templated)
     :param local_test_user: whom a local ``dag.test()``, which has no person, is judged as. A real run never looks at it.
     :param airflow_conn_id: connection of a service account: host, port and schema of the API server, login and password. It must
-        be permitted to read Airflow's connections, which is who may ask about others (in FAB: users and roles). (templated)
+        be permitted to read the DAG's audit log, and Airflow's connections, which is who may ask about others (in FAB: users and
+        roles). (templated)
 
     ``policy`` and ``on_failure`` are those of every guard, see :class:`airflow_pipesec.guards.base.Guard`.
     """
@@ -91,7 +114,9 @@ class RBACAssertion(Guard):
         cleared = int(getattr(dag_run, "clear_number", 0) or 0)
         run = Run(dag_run.dag_id, kind, dag_run.triggering_user_name, cleared, local=_is_local_test())
         airflow = _Airflow(self.airflow_conn_id)
-        permission = None if self.required_permission is None else (self.required_permission[0], self.required_permission[1])
+        permission: Any = self.required_permission
+        if isinstance(permission, list):  # what a tuple becomes on its way through JSON
+            permission = tuple(permission)
         apart = self.separation_from
         wanted = Wanted(
             allowed_users=self.allowed_users,
@@ -102,7 +127,9 @@ class RBACAssertion(Guard):
             local_user=self.local_test_user,
         )
         try:
-            yield from assert_access(run, wanted, airflow.ask)
+            local: bool = run.local
+            touched = tuple if local else lambda: airflow.touched(run.dag_id, dag_run.run_id, dag_run.run_after)
+            yield from assert_access(run, wanted, airflow.ask, touched)
         finally:
             airflow.close()
 
@@ -132,17 +159,20 @@ class _Airflow:
     def ask(self, asked: Asked) -> Answer:
         from airflow_pipesec.checks.access import Answer, NotAnswered
 
+        # FAB answers for itself, and does not need this package beside the API server.
+        found = self._get(f"/auth/fab/v1/users/{quote(asked.user, safe='')}")
+        if found is not None:
+            return self._of_fab(found, asked)
+        if self._get("/auth/fab/v1/roles", query={"limit": "1"}) is not None:
+            return Answer(known=False)
         method, entity = asked.permission or ("", "")
         query = {"user": asked.user, "dag_id": asked.dag_id, "method": method, "entity": entity}
         answer = self._get("/pipesec/access", query=query)
-        if answer is None or answer.get("manager") == "FabAuthManager":
-            # FAB answers for itself, and does not need this package beside the API server.
-            found = self._get(f"/auth/fab/v1/users/{quote(asked.user, safe='')}")
-            if found is None and answer is None:
-                raise NotAnswered("the API server has no /pipesec/access: install airflow-pipesec there as well")
-            return Answer(known=False) if found is None else self._of_fab(found, asked)
+        if answer is None:
+            raise NotAnswered("the API server has no /pipesec/access: install airflow-pipesec there as well")
         if answer.get("supported") is not True:
-            raise NotAnswered(f"the auth manager {printable(str(answer.get('manager')))} cannot be asked about another user")
+            manager = printable(str(answer.get("manager")))
+            raise NotAnswered(f"the auth manager {manager} cannot be asked about another user: use FAB's, or leave the guard out")
         roles = answer.get("roles")
         if not isinstance(answer.get("known"), bool) or not isinstance(roles, list):
             raise NotAnswered("the API server gave an answer that makes no sense")
@@ -152,7 +182,7 @@ class _Airflow:
     def _of_fab(self, user: dict[str, Any], asked: Asked) -> Answer:
         from airflow_pipesec.checks.access import Answer
 
-        if user.get("username") != asked.user or user.get("active") is False:
+        if user.get("username") != asked.user or user.get("active") is not True:
             return Answer(known=False)
         roles = tuple(str(role["name"]) for role in user.get("roles") or ())
         if asked.permission is None:
@@ -161,43 +191,80 @@ class _Airflow:
         for role in roles:
             document = self._get(f"/auth/fab/v1/roles/{quote(role, safe='')}")
             held |= {(pair["action"]["name"], pair["resource"]["name"]) for pair in (document or {}).get("actions", ())}
-        method, entity = asked.permission
-        # As FAB's manager decides: the DAG itself, to read or to edit, and the thing of the DAG.
+        method, entity = asked.permission[0], "run" if asked.permission[1] == "dag_run" else asked.permission[1]
+        # As FAB's manager decides: the DAG itself, to read or to edit, and the things of the DAG, all of them.
         action = _FAB_ACTIONS[method]
         on_dag = action if entity == "dag" else "can_read" if method == "GET" else "can_edit"
         dag = any((on_dag, name) in held for name in ("DAGs", f"DAG:{asked.dag_id}"))
         if entity == "dag":
             return Answer(True, roles, dag)
         if entity not in _FAB_RESOURCES:
-            raise ConfigurationError(f"required_permission= names {printable(entity)}, which FAB does not know.")
-        names = (_FAB_RESOURCES[entity], *([f"DAG Run:{asked.dag_id}"] if entity == "dag_run" else []))
-        return Answer(True, roles, dag and any((action, name) in held for name in names))
+            raise ConfigurationError(
+                f"required_permission= names {printable(entity)}, which is none of dag, dag_run, {', '.join(_FAB_RESOURCES)}."
+            )
+
+        def may(resource: str) -> bool:
+            names = (resource, f"DAG Run:{asked.dag_id}") if resource == "DAG Runs" else (resource,)
+            return any((action, name) in held for name in names)
+
+        return Answer(True, roles, dag and all(map(may, _FAB_RESOURCES[entity])))
+
+    def touched(self, dag_id: str, run_id: str, since: datetime) -> list[Touch]:
+        """Return what Airflow's audit log says that people did to a run: to set it going again, or to call its tasks done."""
+        from airflow_pipesec.checks.access import NotAnswered, Touch
+
+        found = []
+        # Requests about several DAGs at once are logged under the name of none; which runs they name stands in their body.
+        for logged_as in (dag_id, "~"):
+            query = {"dag_id": logged_as, "included_events": _TOUCHES, "after": since.isoformat(), "limit": PAGE}
+            total, offset = 1, 0
+            while offset < total:
+                answer = self._get("/api/v2/eventLogs", query=query | {"offset": offset, "order_by": "id"})
+                if answer is None:
+                    raise NotAnswered("the API server has no audit log: use Airflow 3.3 or newer")
+                total = int(answer["total_entries"])
+                if total > MOST_EVENTS or (offset < total and not answer["event_logs"]):
+                    raise NotAnswered(f"the audit log of {printable(dag_id)} cannot be read whole: trigger a new run")
+                offset += PAGE
+                for entry in answer["event_logs"]:
+                    of_this = entry["run_id"] == run_id or (
+                        entry["run_id"] in (None, "~") and (logged_as == dag_id or run_id in str(entry["extra"]))
+                    )
+                    if of_this and _acts(entry["event"], entry["extra"]):
+                        found.append(Touch(str(entry["owner"]), str(entry["event"])))
+        return found
 
     def person(self, reference: str, dag_id: str, run_id: str) -> str:
         """Return the name behind ``user:…``, ``run:…`` or ``approval:…``."""
-        from airflow_pipesec.checks.access import NotAnswered
+        from airflow_pipesec.checks.access import Asked, NotAnswered
 
         kind, _, rest = reference.partition(":")
+        rest = rest.strip()
         if kind == "user" and rest:
+            if not self.ask(Asked(rest, dag_id, None)).known:
+                raise NotAnswered(f"separation_from= names {printable(rest)}, whom Airflow does not know: mend the name")
             return rest
         if kind == "run" and "/" in rest:
             other_dag, _, other_run = rest.partition("/")
             path = f"/api/v2/dags/{quote(other_dag, safe='')}/dagRuns/{quote(other_run, safe='')}"
             name = (self._get(path) or {}).get("triggering_user_name")
         elif kind == "approval" and rest:
-            task = f"/api/v2/dags/{quote(dag_id, safe='')}/dagRuns/{quote(run_id, safe='')}/taskInstances/{quote(rest, safe='')}"
-            details = self._get(f"{task}/-1/hitlDetails") or {}
-            name = (details.get("responded_by_user") or {}).get("name") if details.get("response_received") else None
+            task, _, option = rest.partition("/")
+            run = f"/api/v2/dags/{quote(dag_id, safe='')}/dagRuns/{quote(run_id, safe='')}"
+            details = self._get(f"{run}/taskInstances/{quote(task, safe='')}/-1/hitlDetails") or {}
+            approved = details.get("response_received") and details.get("chosen_options") == [option or "Approve"]
+            name = (details.get("responded_by_user") or {}).get("name") if approved else None
         else:
             raise ConfigurationError(
-                f"separation_from={printable(reference)!r} is none of user:NAME, run:DAG_ID/RUN_ID and approval:TASK_ID."
+                f"separation_from={printable(reference)!r} is none of user:NAME, run:DAG_ID/RUN_ID, approval:TASK_ID and "
+                "approval:TASK_ID/OPTION."
             )
         if not name:
             raise NotAnswered(f"nobody is known to have triggered or approved {printable(rest)}")
         return str(name)
 
-    def _get(self, path: str, *, query: dict[str, str] | None = None) -> Any:
-        """Return the JSON of a GET, None where there is none. Raises ``NotAnswered`` for everything else that is no answer."""
+    def _get(self, path: str, *, query: dict[str, Any] | None = None) -> Any:
+        """Return the JSON object of a GET, None where there is none. Raises ``NotAnswered`` for all else that is no answer."""
         import httpx
 
         from airflow_pipesec.checks.access import NotAnswered
@@ -208,14 +275,19 @@ class _Airflow:
             page = answer.status_code == 200 and "json" not in answer.headers.get("content-type", "")
             if answer.status_code == 404 or page:
                 return None
-            if answer.status_code in (401, 403):
-                who = f"the service account of connection {self.conn_id}"
-                raise NotAnswered(f"{who} may not ask (HTTP {answer.status_code}): it needs to read Airflow's connections")
+            who = f"the service account of connection {self.conn_id}"
+            if answer.status_code == 401:
+                raise NotAnswered(f"the token of {who} was not accepted (HTTP 401): it has expired; run the guard again")
+            if answer.status_code == 403:
+                raise NotAnswered(f"{who} may not ask (HTTP 403): permit it to read {_what_is_behind(path)}")
             if answer.status_code != 200:
-                raise NotAnswered(f"the API server answered HTTP {answer.status_code}")
-            return answer.json()
+                raise NotAnswered(f"the API server answered HTTP {answer.status_code}: look at its log")
+            document = answer.json()
+            if not isinstance(document, dict):
+                raise NotAnswered("the API server gave an answer that makes no sense: look at what the connection leads to")
+            return document
         except (httpx.HTTPError, ValueError) as error:
-            raise NotAnswered(f"the API server could not be asked: {type(error).__name__}") from None
+            raise NotAnswered(_unreachable(self.conn_id, error)) from None
 
     def _signed_in(self) -> httpx.Client:
         import httpx
@@ -229,19 +301,27 @@ class _Airflow:
             scheme = connection.schema if connection.schema in ("http", "https") else "https"
             if not connection.host or not connection.login or not connection.password:
                 raise ConfigurationError(f"connection {self.conn_id} lacks a host, a login or a password. Give all three.")
-            port = f":{connection.port}" if connection.port else ""
-            base = f"{scheme}://{connection.host.rstrip('/')}{port}"
-            client = httpx.Client(base_url=base, timeout=SECONDS, follow_redirects=False)
+            # Some write the scheme or the port into the host, as Airflow's HTTP connections let them.
+            written, _, host = connection.host.rstrip("/").rpartition("://")
+            scheme = written if written in ("http", "https") else scheme
+            port = f":{connection.port}" if connection.port and not re.search(r":\d+$", host) else ""
+            try:
+                client = httpx.Client(base_url=f"{scheme}://{host}{port}", timeout=SECONDS, follow_redirects=False)
+            except httpx.InvalidURL:
+                raise ConfigurationError(f"connection {self.conn_id} makes no URL. Give host, port and schema.") from None
             body = {"username": connection.login, "password": connection.password}
             try:
                 answer = client.post("/auth/token", json=body)
                 token = answer.json().get("access_token") if answer.status_code in (200, 201) else None
             except (httpx.HTTPError, ValueError) as error:
                 client.close()
-                raise NotAnswered(f"the API server could not be asked: {type(error).__name__}") from None
+                raise NotAnswered(_unreachable(self.conn_id, error)) from None
             if not token:
                 client.close()
-                raise NotAnswered(f"the service account of connection {self.conn_id} was not let in (HTTP {answer.status_code})")
+                raise NotAnswered(
+                    f"the service account of connection {self.conn_id} was not let in (HTTP {answer.status_code}): "
+                    "check its login and password"
+                )
             mask_secret(token)
             client.headers["Authorization"] = f"Bearer {token}"
             self._client = client
@@ -250,3 +330,27 @@ class _Airflow:
     def close(self) -> None:
         if self._client is not None:
             self._client.close()
+
+
+def _unreachable(conn_id: str, error: Exception) -> str:
+    kind = type(error).__name__
+    return f"the API server could not be asked ({kind}): check host, port and schema of connection {conn_id}, and that it is up"
+
+
+def _what_is_behind(path: str) -> str:
+    if "/fab/" in path:
+        return "users and roles"
+    if path.endswith("/eventLogs"):
+        return "the DAG's audit log"
+    return "the DAG's runs and their human-in-the-loop details" if path.startswith("/api/") else "Airflow's connections"
+
+
+def _acts(event: str, extra: Any) -> bool:
+    """Whether a logged request did something to the run: a note that somebody wrote beside it does not."""
+    if not event.startswith("patch_"):
+        return True
+    try:
+        body = json.loads(extra)
+        return any(body.get(name) is not None for name in ("state", "new_state"))
+    except (ValueError, TypeError, AttributeError):
+        return True  # what cannot be read may be anything

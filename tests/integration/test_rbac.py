@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -102,6 +104,8 @@ def test_strangers_and_nobody_fail(guard: Guarded) -> None:
 def test_four_eyes(guard: Guarded) -> None:
     assert guard("olga", separation_from="user:uma").state == "success"
     assert blocking(guard("olga", separation_from="user:olga")) == ["duties-separated"]
+    assert blocking(guard("olga", separation_from="user: OLGA")) == ["duties-separated"]
+    assert blocking(guard("olga", separation_from="user:umma")) == ["duties-separated"], "a name that nobody has"
     assert blocking(guard("olga", separation_from="run:no_such_dag/run")) == ["duties-separated"]
     assert guard("olga", separation_from="nonsense").state == "failed"
 
@@ -112,14 +116,27 @@ def test_an_account_that_may_not_ask_gets_no_answer(guard: Guarded) -> None:
         assert blocking(ran) == ["access-asked"], account
 
 
-def test_no_secret_gets_out(guard: Guarded, api_server: Stack, capfd: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("manager", ["api_server", "fab"])
+def test_no_secret_gets_out(
+    manager: str,
+    request: pytest.FixtureRequest,
+    run_task: RunTask,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    stack: Stack = request.getfixturevalue(manager)
+    guard = guarded(stack, run_task, monkeypatch)
     ran = [guard("olga", required_permission=EDIT), guard("vera", required_permission=EDIT)]
     ran.append(guard("olga", password="wrong-password-4711", required_permission=EDIT))
-    shown = "".join([*map(str, ran), *[repr(item.error) for item in ran], *capfd.readouterr()])
+    ran.append(guard("olga", account="vera", required_permission=EDIT))
+    traces = ["".join(traceback.format_exception(item.error)) for item in ran if item.error is not None]
+    assert len(traces) == 3
+    shown = "".join([*map(str, ran), *traces, *capfd.readouterr()])
     assert "olga" in shown
     assert "eyJ" not in shown, "a token"
     assert "wrong-password-4711" not in shown
-    assert api_server.passwords[SERVICE] not in shown
+    assert stack.passwords[SERVICE] not in shown
+    assert stack.passwords["vera"] not in shown
 
 
 def test_a_role_that_was_taken_away_counts(fab: Stack, run_task: RunTask, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -195,6 +212,26 @@ class Odd(BaseHTTPRequestHandler):
         pass
 
 
+UNTOUCHED = (200, "application/json", '{"total_entries": 0, "event_logs": []}')
+
+
+def asked_of_odd(
+    run_task: RunTask, monkeypatch: pytest.MonkeyPatch, answers: dict[str, tuple[int, str, str]], **parameters: Any
+) -> Ran:
+    rest = {path: UNTOUCHED for path in ["/api/v2/eventLogs"] if path not in answers}  # the first that fits is given
+    monkeypatch.setattr(Odd, "answers", answers | rest)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Odd)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        monkeypatch.setenv("AIRFLOW_CONN_AIRFLOW_API", f"http://s:p@127.0.0.1:{server.server_port}/http")
+        return run_task(RBACAssertionOperator(task_id="g", **parameters), user="olga")
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
 @pytest.mark.parametrize(
     ("answer", "control", "words"),
     [
@@ -202,9 +239,11 @@ class Odd(BaseHTTPRequestHandler):
         ((200, "application/json", '{"manager": "X", "supported": true}'), "access-asked", "makes no sense"),
         ((200, "application/json", '{"supported": true, "known": true, "roles": []}'), "access-asked", "did not say"),
         ((200, "application/json", "nonsense"), "access-asked", "could not be asked"),
-        ((200, "application/json", '{"manager": "FabAuthManager", "supported": false}'), "user-known", "knows no such user"),
+        ((200, "application/json", "[1]"), "access-asked", "makes no sense"),
+        ((200, "application/json", '{"manager": "FabAuthManager", "supported": false}'), "access-asked", "cannot be asked"),
         ((200, "text/html", "<html>"), "access-asked", "install airflow-pipesec there"),
-        ((401, "application/json", "{}"), "access-asked", "may not ask"),
+        ((401, "application/json", "{}"), "access-asked", "it has expired"),
+        ((403, "application/json", "{}"), "access-asked", "permit it to read Airflow's connections"),
         ((503, "text/plain", "busy"), "access-asked", "HTTP 503"),
         ((302, "text/html", ""), "access-asked", "HTTP 302"),
     ],
@@ -212,20 +251,113 @@ class Odd(BaseHTTPRequestHandler):
 def test_an_answer_that_is_none_is_no_pass(
     run_task: RunTask, monkeypatch: pytest.MonkeyPatch, answer: tuple[int, str, str], control: str, words: str
 ) -> None:
-    monkeypatch.setattr(Odd, "answers", {"/pipesec/access": answer})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Odd)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        monkeypatch.setenv("AIRFLOW_CONN_AIRFLOW_API", f"http://s:p@127.0.0.1:{server.server_port}/http")
-        ran = run_task(RBACAssertionOperator(task_id="g", required_permission=EDIT), user="olga")
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    ran = asked_of_odd(run_task, monkeypatch, {"/pipesec/access": answer}, required_permission=EDIT)
     assert blocking(ran) == [control]
     assert words in str(ran.error)
     assert "token-4711" not in str(ran)
+
+
+def fab_answers(user: str, *pairs: tuple[str, str]) -> dict[str, tuple[int, str, str]]:
+    actions = [{"action": {"name": action}, "resource": {"name": resource}} for action, resource in pairs]
+    return {
+        "/auth/fab/v1/users/": (200, "application/json", user),
+        "/auth/fab/v1/roles/": (200, "application/json", json.dumps({"name": "r", "actions": actions})),
+    }
+
+
+OLGA = '{"username": "olga", "active": true, "roles": [{"name": "r"}]}'
+
+
+def test_fab_wants_every_part_of_a_permission(run_task: RunTask, monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = [("can_edit", "DAGs"), ("can_edit", "Task Instances"), ("can_edit", "DAG Runs")]
+    wanted = {"required_permission": ("PUT", "task_instance")}
+    assert asked_of_odd(run_task, monkeypatch, fab_answers(OLGA, *parts), **wanted).state == "success"
+    for part in parts:
+        some = [other for other in parts if other != part]
+        assert blocking(asked_of_odd(run_task, monkeypatch, fab_answers(OLGA, *some), **wanted)) == ["permission-held"]
+    unknown = asked_of_odd(run_task, monkeypatch, fab_answers(OLGA, *parts), required_permission=("PUT", "nonsense"))
+    assert "none of dag, dag_run" in str(unknown.error)
+
+
+@pytest.mark.parametrize("active", ["false", "null", "1"])
+def test_a_fab_user_who_is_not_active_is_unknown(run_task: RunTask, monkeypatch: pytest.MonkeyPatch, active: str) -> None:
+    answers = fab_answers(OLGA.replace("true", active), ("can_edit", "DAGs"), ("can_edit", "DAG Runs"))
+    assert blocking(asked_of_odd(run_task, monkeypatch, answers, required_permission=EDIT)) == ["user-known"]
+
+
+def test_fabs_table_is_ours() -> None:
+    from airflow.providers.fab.auth_manager import fab_auth_manager
+
+    from airflow_pipesec.guards.access import _FAB_RESOURCES
+
+    theirs = fab_auth_manager._MAP_DAG_ACCESS_ENTITY_TO_FAB_RESOURCE_TYPE
+    assert {entity.value.lower(): names for entity, names in theirs.items()} == _FAB_RESOURCES
+
+
+@pytest.mark.parametrize(
+    ("separation", "chosen", "passes"),
+    [
+        ("approval:a", '["Approve"]', True),
+        ("approval:a", '["Reject"]', False),
+        ("approval:a", '["Approve", "Reject"]', False),
+        ("approval:a", "[]", False),
+        ("approval:a/OK", '["OK"]', True),
+        ("approval:a/OK", '["Approve"]', False),
+    ],
+)
+def test_only_an_approval_is_one(
+    run_task: RunTask, monkeypatch: pytest.MonkeyPatch, separation: str, chosen: str, passes: bool
+) -> None:
+    detail = f'{{"response_received": true, "chosen_options": {chosen}, "responded_by_user": {{"name": "vera"}}}}'
+    known = '{"manager": "X", "supported": true, "known": true, "roles": []}'
+    answers = {
+        "/api/v2/dags/test_dag/dagRuns/test_run/taskInstances/a/-1/hitlDetails": (200, "application/json", detail),
+        "/pipesec/access": (200, "application/json", known),
+    }
+    ran = asked_of_odd(run_task, monkeypatch, answers, separation_from=separation)
+    assert (ran.state == "success") == passes
+
+
+@pytest.mark.parametrize(
+    ("entry", "passes"),
+    [
+        ({}, True),
+        ({"owner": "olga"}, True),
+        ({"owner": "uma"}, False),
+        ({"owner": "uma", "run_id": "other_run"}, True),
+        ({"owner": "uma", "run_id": None}, False),
+        ({"owner": "uma", "event": "patch_dag_run", "extra": '{"note": "x"}'}, True),
+        ({"owner": "uma", "event": "patch_dag_run", "extra": '{"note": "x", "state": "queued"}'}, False),
+        ({"owner": "uma", "event": "patch_task_instance", "extra": "not json"}, False),
+    ],
+)
+def test_a_run_that_somebody_else_touched_is_not_the_persons_own(
+    run_task: RunTask, monkeypatch: pytest.MonkeyPatch, entry: dict[str, Any], passes: bool
+) -> None:
+    whole = {"owner": "olga", "event": "post_clear_task_instances", "run_id": "test_run", "extra": "{}"} | entry
+    log = json.dumps({"total_entries": 1, "event_logs": [whole]}) if entry else UNTOUCHED[2]
+    known = '{"manager": "X", "supported": true, "known": true, "roles": ["op"]}'
+    answers = {
+        "/pipesec/access": (200, "application/json", known),
+        "/api/v2/eventLogs?dag_id=test_dag": (200, "application/json", log),
+        "/api/v2/eventLogs": UNTOUCHED,
+    }
+    ran = asked_of_odd(run_task, monkeypatch, answers, allowed_roles=["op"])
+    assert (ran.state == "success") == passes
+    if not passes:
+        assert blocking(ran) == ["triggered-by-person"]
+        assert "interfered with after it began, by uma" in str(ran.error)
+
+
+def test_an_audit_log_that_cannot_be_read_is_no_pass(run_task: RunTask, monkeypatch: pytest.MonkeyPatch) -> None:
+    known = (200, "application/json", '{"manager": "X", "supported": true, "known": true, "roles": ["op"]}')
+    for log in (
+        (403, "application/json", "{}"),
+        (404, "application/json", "{}"),
+        (200, "application/json", '{"total_entries": 5, "event_logs": []}'),
+    ):
+        ran = asked_of_odd(run_task, monkeypatch, {"/pipesec/access": known, "/api/v2/eventLogs": log}, allowed_roles=["op"])
+        assert blocking(ran) == ["access-asked"]
 
 
 APPROVED = """
@@ -264,9 +396,29 @@ def test_four_eyes_on_an_approval_in_a_real_scheduler(tmp_path: Path) -> None:
             wait(lambda run=run: stack.run_of("approved", run)["state"] in ("success", "failed"))
         states = {name: stack.tasks_of("approved", run)["may_deploy"]["state"] for name, run in runs.items()}
         assert states == {"olga": "success", "uma": "failed"}, "who triggered is not who approves"
+        assert again(stack, runs["olga"], user="uma") == "success", "who triggered may repeat"
+        assert again(stack, runs["olga"], user="olga") == "failed", "somebody else may not"
         logs = "".join(path.read_text(errors="replace") for path in (tmp_path / "home").rglob("*.log"))
         assert secret not in logs
+        assert "eyJ" not in logs, "a token"
         assert "user uma" in logs
+
+
+def again(stack: Stack, run: str, *, user: str) -> str:
+    """Let somebody set the guard going again in a way that Airflow does not count as clearing the run; return how it ended."""
+    path = f"{stack.url}/api/v2/dags/approved"
+    headers = {"Authorization": f"Bearer {stack.token(user)}"}
+    before = stack.tasks_of("approved", run)["may_deploy"]["try_number"]
+    clear = {"dry_run": False, "dag_run_id": run, "task_ids": ["may_deploy"], "only_failed": False, "reset_dag_runs": False}
+    httpx.post(f"{path}/clearTaskInstances", json=clear, headers=headers, timeout=30).raise_for_status()
+    httpx.patch(f"{path}/dagRuns/{run}", json={"state": "queued"}, headers=headers, timeout=30).raise_for_status()
+
+    def ended() -> bool:
+        task = stack.tasks_of("approved", run)["may_deploy"]
+        return task["try_number"] > before and task["state"] in ("success", "failed")
+
+    wait(ended)
+    return str(stack.tasks_of("approved", run)["may_deploy"]["state"])
 
 
 def wait(holds: Callable[[], bool], seconds: float = 90) -> None:
