@@ -349,7 +349,8 @@ def test_data_docs_go_to_a_local_folder(folder: str) -> None:
 def test_data_docs_do_not_say_success_where_a_column_is_missing(tmp_path: Path) -> None:
     check({"b": [1]}, rules(POSITIVE), data_docs_dir=str(tmp_path / "docs"))
     pages = "".join(page.read_text() for page in (tmp_path / "docs").rglob("*.html") if "validations" in str(page))
-    assert "Failed" in pages
+    assert "fa-times text-danger" in pages
+    assert "fa-check-circle text-success" not in pages
 
 
 def test_not_a_number_is_no_value_in_sql() -> None:

@@ -7,18 +7,19 @@ the data, and a "$" in a password is taken for a variable. What is known of that
 from __future__ import annotations
 
 import logging
+import math
+import numbers
 import os
 import sys
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from airflow_pipesec.checks.databases import Database
 from airflow_pipesec.checks.sql_rules import SqlRule, sql_rules
-from airflow_pipesec.errors import ConfigurationError, ObjectMissing, StorageError, place_of, unique_keys
+from airflow_pipesec.errors import ConfigurationError, ObjectMissing, place_of, unique_keys
 from airflow_pipesec.findings import printable
 from airflow_pipesec.storage import Store, os_errors
 
@@ -26,12 +27,15 @@ __all__ = [
     "Answer",
     "Rule",
     "Rules",
+    "about_types",
     "build_rules",
+    "count_in",
     "engine",
     "load_suite",
     "new_context",
+    "of_numbers",
+    "renamed",
     "run",
-    "sql_batch",
     "write_docs",
 ]
 
@@ -41,17 +45,30 @@ _ENTRY_KEYS = {"type", "kwargs", "meta", "severity", "id"}
 _ENTRY_REMARKS = {"description", "notes", "rendered_content", "expectation_context"}
 _ASSERTS = {
     "expect_column_distinct_values_to_contain_set": ("value_set",),
-    "expect_column_kl_divergence_to_be_less_than": ("threshold",),
+    "expect_column_kl_divergence_to_be_less_than": ("partition_object", "threshold"),
     "expect_column_values_to_be_in_type_list": ("type_list",),
+    "expect_column_values_to_match_regex": ("regex",),
+    "expect_column_values_to_not_be_in_set": ("value_set",),
     "expect_table_columns_to_match_ordered_list": ("column_list",),
 }
 # They measure against a standard deviation, and nothing is far from a value by one that is not finite.
 _BY_DEVIATION = ("expect_column_value_z_scores_to_be_less_than", "expect_column_values_to_not_be_outliers")
+_ABOUT_TYPES = ("expect_column_type_to_be", "expect_column_values_to_be_of_type", "expect_column_values_to_be_in_type_list")
 # What these assert is true or false of a column without a single value.
 _ABOUT_NO_VALUE = (
-    "expect_column_values_to_be_of_type",
-    "expect_column_values_to_be_in_type_list",
+    *_ABOUT_TYPES,
     "expect_column_proportion_of_non_null_values_to_be_between",
+    "expect_table_columns_to_match_ordered_list",
+)
+# What these compute makes sense of numbers alone, though SQLite computes it of anything.
+_OF_NUMBERS = (
+    *_BY_DEVIATION,
+    "expect_column_mean_to_be_between",
+    "expect_column_median_to_be_between",
+    "expect_column_quantile_values_to_be_between",
+    "expect_column_stdev_to_be_between",
+    "expect_column_sum_to_be_between",
+    "expect_multicolumn_sum_to_equal",
 )
 
 
@@ -146,6 +163,8 @@ def build_rules(rules: Rules) -> list[Rule]:
     from great_expectations.expectations.expectation_configuration import ExpectationConfiguration
 
     built: list[Any] = []
+    if _parameters_of(rules.suite) or _parameters_of(rules.expectations):
+        raise ConfigurationError("the suite has suite_parameters, which are not filled in here. Write the values themselves.")
     if rules.suite is not None:
         entries = rules.suite.get("expectations") if isinstance(rules.suite, Mapping) else None
         if not isinstance(entries, Sequence) or isinstance(entries, str):
@@ -179,6 +198,10 @@ def build_rules(rules: Rules) -> list[Rule]:
     return result
 
 
+def _parameters_of(suite: Any) -> Any:
+    return suite.get("suite_parameters") if isinstance(suite, Mapping) else getattr(suite, "suite_parameters", None)
+
+
 def _entry(entry: Any) -> dict[str, Any]:
     """Return what makes an expectation of a suite's entry, and refuse what would be lost on the way."""
     if not isinstance(entry, Mapping):
@@ -201,14 +224,66 @@ def _asserting(expectation: Any) -> Any:
     """Return an expectation, unless it asserts nothing and would hold for any data."""
     configuration = expectation.configuration
     kind, kwargs = str(configuration.type), configuration.kwargs
-    empty = [name for name in _ASSERTS.get(kind, ()) if kwargs.get(name) in (None, [], {}, ())]
-    if kind.endswith("_to_be_between") and kwargs.get("min_value") is None and kwargs.get("max_value") is None:
-        empty += [] if "quantile" in kind else ["min_value", "max_value"]
-    if kwargs.get("mostly") is not None and not kwargs["mostly"] > 0:
+    empty = [name for name in _ASSERTS.get(kind, ()) if _is_empty(kwargs.get(name))]
+    if (
+        kind == "expect_table_columns_to_match_set"
+        and not kwargs.get("exact_match", True)
+        and _is_empty(kwargs.get("column_set"))
+    ):
+        empty.append("column_set")
+    if kind == "expect_column_values_to_match_regex_list" and "" in (kwargs.get("regex_list") or ()):
+        empty.append("regex_list")
+    if "quantile" in kind:
+        ranges = kwargs.get("quantile_ranges")
+        if isinstance(ranges, Mapping) and all(_is_open(*ends) for ends in ranges.get("value_ranges", [(0, 0)])):
+            empty.append("quantile_ranges")
+    elif kind.endswith("_to_be_between"):
+        low, high = kwargs.get("min_value"), kwargs.get("max_value")
+        strict = (low is not None and kwargs.get("strict_min")) or (high is not None and kwargs.get("strict_max"))
+        if _is_open(low, high) and not strict:
+            empty += ["min_value", "max_value"]
+    mostly = kwargs.get("mostly")
+    if mostly is not None and (isinstance(mostly, bool) or not isinstance(mostly, int | float)):
+        raise ConfigurationError(f"{kind} has a {type(mostly).__name__} for mostly. Write a number such as 0.95.")
+    if mostly is not None and not mostly > 0:
         empty.append("mostly")
     if empty:
         raise ConfigurationError(f"{kind} asserts nothing: {' and '.join(empty)} leave it open. Say what must hold.")
     return expectation
+
+
+def _is_empty(value: Any) -> bool:
+    return value is None or (isinstance(value, Sized) and len(value) == 0)
+
+
+def _is_open(low: Any, high: Any) -> bool:
+    """Whether every value lies between two bounds, the ends included."""
+    return (low is None or low == -math.inf) and (high is None or high == math.inf)
+
+
+def about_types(rule: Rule) -> bool:
+    """Whether a rule speaks of a column's type, which must not be changed before it is asked."""
+    return rule.expectation is not None and rule.expectation.configuration.type in _ABOUT_TYPES
+
+
+def of_numbers(rule: Rule) -> bool:
+    """Whether a rule makes sense of numbers alone."""
+    configuration = rule.expectation.configuration
+    bounds = [configuration.kwargs.get(name) for name in ("min_value", "max_value")]
+    by_number = configuration.type == "expect_column_values_to_be_between" and any(isinstance(b, numbers.Number) for b in bounds)
+    return by_number or configuration.type in _OF_NUMBERS
+
+
+def renamed(rule: Rule, names: Mapping[str, str]) -> Rule:
+    """Return a rule with its columns called as the database calls them."""
+    columns = tuple(names[column] for column in rule.columns)
+    if rule.expectation is None or columns == rule.columns or rule.expectation.configuration.type.startswith("expect_table_"):
+        return replace(rule, columns=columns)
+    kwargs = rule.expectation.configuration.kwargs
+    update: dict[str, Any] = {key: names[kwargs[key]] for key in _COLUMN_KEYS if isinstance(kwargs.get(key), str)}
+    if kwargs.get("column_list"):
+        update["column_list"] = [names.get(column, column) for column in kwargs["column_list"]]
+    return replace(rule, columns=columns, expectation=rule.expectation.copy(update=update))
 
 
 def _described(expectation: Any) -> Rule:
@@ -221,8 +296,12 @@ def _described(expectation: Any) -> Rule:
     return Rule(label, needed, expectation)
 
 
-def run(gx: Any, batch: Any, rules: Sequence[Rule], form: Mapping[str, Any]) -> Iterator[Answer]:
-    """Evaluate expectations and answer each, in order. ``form`` is Great Expectations' result format."""
+def run(gx: Any, batch: Any, rules: Sequence[Rule], form: Mapping[str, Any], *, null_agrees: bool = False) -> Iterator[Answer]:
+    """Evaluate expectations and answer each, in order.
+
+    ``form`` is Great Expectations' result format. ``null_agrees`` says that a comparison with a missing value counts as met, as
+    it does in SQL.
+    """
     answers = [_answer(rule, result) for rule, result in zip(rules, _evaluate(gx, batch, rules, form), strict=True)]
     # An aggregate tells no counts, and one over nothing may hold: an empty set lies within every other. So count.
     doubtful = [
@@ -250,7 +329,53 @@ def run(gx: Any, batch: Any, rules: Sequence[Rule], form: Mapping[str, Any]) -> 
         if not _answer(probe, result).holds:
             text = "the column's standard deviation is not finite"
             answers[number] = replace(answers[number], holds=False, error=text)
-    yield from answers
+    yield from _without_nulls(gx, batch, answers) if null_agrees else answers
+
+
+def _without_nulls(gx: Any, batch: Any, answers: Sequence[Answer]) -> list[Answer]:
+    """Take back the answers of rules about several columns that hold because a NULL is neither greater nor smaller than a value.
+
+    How many rows lack one the rule itself tells, once it is asked to leave all of these out.
+    """
+    checked = list(answers)
+    held = [
+        (number, replace(answer.rule, expectation=_of_whole_rows(answer.rule.expectation)))
+        for number, answer in enumerate(answers)
+        if answer.holds and hasattr(answer.rule.expectation, "ignore_row_if")
+    ]
+    counted = _evaluate(gx, batch, [probe for _, probe in held], {"result_format": "BASIC"})
+    for (number, probe), result in zip(held, counted, strict=True):
+        count, answer = _answer(probe, result), checked[number]
+        elements, lacking = count_in(count, "element_count"), count_in(count, "missing_count")
+        if count.error is not None or elements is None or lacking is None:
+            checked[number] = replace(answer, holds=False, error=count.error or "its missing values could not be counted")
+            continue
+        passed_over, unexpected = (count_in(answer, key) or 0 for key in ("missing_count", "unexpected_count"))
+        examined, doubtful = elements - passed_over, lacking - passed_over
+        mostly = getattr(answer.rule.expectation, "mostly", None) or 1
+        if doubtful > 0 and (examined - unexpected - doubtful) / examined < mostly:
+            text = f"{doubtful:,} of {elements:,} rows lack a value, for which SQL lets the rule hold (see ignore_row_if)"
+            checked[number] = replace(answer, holds=False, error=text)
+    return checked
+
+
+def _of_whole_rows(expectation: Any) -> Any:
+    ignored = "either_value_is_missing" if hasattr(expectation, "column_A") else "any_value_is_missing"
+    return expectation.copy(update={"ignore_row_if": ignored})
+
+
+def count_in(answer: Answer, key: str) -> int | None:
+    """Return a count of an answer's evidence; None for what is no number."""
+    number = _finite(answer.evidence.get(key))
+    return None if number is None else int(number)
+
+
+def _finite(value: Any) -> float | None:
+    # An expectation of somebody's own may put anything into its result.
+    try:
+        return float(value) if isinstance(value, numbers.Real) and math.isfinite(value) else None
+    except OverflowError:
+        return None
 
 
 def _finite_deviation(gx: Any, rule: Rule) -> Any:
@@ -268,11 +393,15 @@ def _not_null(gx: Any, rule: Rule, column: str) -> Any:
 
 
 def _answer(rule: Rule, result: Any) -> Answer:
+    import numpy as np
+
     if isinstance(result, str):
         return Answer(rule, error=result)
     if (raised := _exception_in(result.exception_info)) is not None:
         return Answer(rule, error=raised)
-    return Answer(rule, bool(result.success), result.result or {})  # success may be numpy's own kind of truth
+    if not isinstance(result.success, bool | np.bool_):
+        return Answer(rule, error=f"its result is a {type(result.success).__name__}, which is neither true nor false")
+    return Answer(rule, bool(result.success), result.result if isinstance(result.result, Mapping) else {})
 
 
 def _evaluate(gx: Any, batch: Any, rules: Sequence[Rule], form: Mapping[str, Any]) -> list[Any]:
@@ -290,7 +419,10 @@ def _evaluate(gx: Any, batch: Any, rules: Sequence[Rule], form: Mapping[str, Any
         results = batch.validate(suite, result_format=dict(form)).results
         found = {result.expectation_config.meta["pipesec"]: result for result in results}
     except Exception as error:
-        return [place_of(error)] * len(rules)
+        if len(rules) == 1:
+            return [place_of(error)]
+        # One rule can break all of them off, so ask each by itself.
+        return [_evaluate(gx, batch, [rule], form)[0] for rule in rules]
     return [found.get(number, "no result") for number in range(len(rules))]
 
 
@@ -309,33 +441,6 @@ def _exception_in(info: Any) -> str | None:
                 return kind.rpartition(".")[2]
         return "an exception"
     return None
-
-
-@contextmanager
-def sql_batch(context: Any, database: Database, table: str, schema: str | None) -> Iterator[Any]:
-    """Open a table as a batch, and close its connections. Raises :class:`StorageError` without the URL, which holds secrets."""
-    source = None
-    try:
-        try:
-            source = context.data_sources.add_sql(
-                "database",
-                connection_string=_literal(database.url),
-                kwargs={"connect_args": {key: _literal(value) for key, value in database.connect_args.items()}},
-            )
-            asset = source.add_table_asset("table", table_name=table, schema_name=schema)
-            batch = asset.add_batch_definition_whole_table("table").get_batch()
-        except Exception as error:
-            raise StorageError(f"table {printable(table)} could not be opened: {place_of(error)}") from None
-        yield batch
-    finally:
-        if source is not None:
-            source.get_execution_engine().close()
-            source.get_engine().dispose()
-
-
-def _literal(value: Any) -> Any:
-    # A "$" in a password would be taken for the start of a variable.
-    return value.replace("$", r"\$") if isinstance(value, str) else value
 
 
 def write_docs(gx: Any, answers: Sequence[Answer], folder: str) -> None:
@@ -390,6 +495,6 @@ def _shown(gx: Any, answer: Answer) -> Any:
     return gx.core.ExpectationValidationResult(
         success=answer.holds and not answer.unexamined,
         expectation_config=expectation.configuration,
-        result={key: float(answer.evidence[key]) for key in kept if answer.evidence.get(key) is not None},
+        result={key: number for key in kept if (number := _finite(answer.evidence.get(key))) is not None},
         exception_info={"raised_exception": False},
     )

@@ -10,27 +10,35 @@ without rows are findings of their own, and none of them passes.
 from __future__ import annotations
 
 import numbers
-import re
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from airflow_pipesec.checks.databases import Database, connected, look_at, value_in
+from airflow_pipesec.checks.databases import (
+    Database,
+    connected,
+    doubts_of,
+    look_at,
+    sql_batch,
+    value_in,
+)
 from airflow_pipesec.checks.expectations import (
     Answer,
     Rule,
     Rules,
+    about_types,
     build_rules,
+    count_in,
     engine,
     load_suite,
     new_context,
+    renamed,
     run,
-    sql_batch,
     write_docs,
 )
 from airflow_pipesec.checks.sql_rules import NotComparable, SqlRule
 from airflow_pipesec.checks.tables import FRAME, Unreadable, exact, quoted, read_frame, set_aside, sql_on
-from airflow_pipesec.errors import AccessDenied, ConfigurationError, ObjectMissing, ObjectRefused, place_of
+from airflow_pipesec.errors import AccessDenied, ConfigurationError, ObjectMissing, ObjectRefused, PipesecError, place_of
 from airflow_pipesec.findings import Control, Finding, Severity, Status, Subject, amount, printable
 from airflow_pipesec.storage import SINGLE, Store
 
@@ -73,7 +81,7 @@ EXPECTATIONS_RUN = Control(
     id="expectations-run",
     title="Every expectation could be evaluated",
     severity=Severity.HIGH,
-    remedy="Mend the expectation or the column's type; Great Expectations raised an error of the type that is named.",
+    remedy="Mend the expectation, or what is named in the data; of an exception the type is told and no more.",
     refs=_INPUT,
 )
 ROWS_ACCOUNTED = Control(
@@ -103,28 +111,39 @@ def validate_file(
     if quarantine is not None:
         refuse_replacing(quarantine, store)
     subject = Subject(store.url)
+    frame = _read(store, subject)
+    if not isinstance(frame, Finding):
+        yield from validate_frame(
+            frame, rules, subject=subject, sample_unexpected=sample_unexpected, quarantine=quarantine, data_docs_dir=data_docs_dir
+        )
+        return
+    yield frame
+    if data_docs_dir is not None:
+        with engine() as gx:
+            _write_failed_docs(gx, build_rules(rules), data_docs_dir)
+
+
+def _read(store: Store, subject: Subject) -> pd.DataFrame | Finding:
     try:
         listing = store.listing()
         if listing.files != [SINGLE]:
             what = listing.irregular[0].detail if listing.irregular else "a folder"
-            yield Finding(DATA_READABLE, subject, Status.FAIL, f"is {what}; give one file")
-            return
+            return Finding(DATA_READABLE, subject, Status.FAIL, f"is {what}; give one file")
         frame = read_frame(store)
     except ObjectMissing:
-        yield Finding(DATA_PRESENT, subject, Status.FAIL, "does not exist")
-        return
+        return Finding(DATA_PRESENT, subject, Status.FAIL, "does not exist")
     except ObjectRefused as error:
-        yield Finding(DATA_READABLE, subject, Status.FAIL, str(error))
-        return
+        return Finding(DATA_READABLE, subject, Status.FAIL, str(error))
     except AccessDenied as error:
-        yield Finding(DATA_PRESENT, subject, Status.ERROR, str(error))
-        return
+        return Finding(DATA_PRESENT, subject, Status.ERROR, str(error))
     if isinstance(frame, Unreadable):
-        yield Finding(DATA_READABLE, subject, Status.FAIL, f"cannot be read: {frame.reason}")
-        return
-    yield from validate_frame(
-        frame, rules, subject=subject, sample_unexpected=sample_unexpected, quarantine=quarantine, data_docs_dir=data_docs_dir
-    )
+        return Finding(DATA_READABLE, subject, Status.FAIL, f"cannot be read: {frame.reason}")
+    return frame
+
+
+def _write_failed_docs(gx: Any, rules: Sequence[Rule], folder: str) -> None:
+    """Leave no page of an earlier run standing where this one saw no data."""
+    write_docs(gx, [Answer(rule, error="there is no data") for rule in rules], folder)
 
 
 def refuse_replacing(quarantine: Store, other: Store) -> None:
@@ -149,9 +168,13 @@ def validate_frame(
     rule) names no rows, and rows that an expectation tolerates (``mostly``) are clean.
     """
     sample = _whole_number("sample_unexpected", sample_unexpected)
-    with engine() as gx:  # which holds log lines back for everybody, so nothing is yielded inside
-        found = list(_frame_findings(gx, frame, rules, subject, sample, quarantine, data_docs_dir))
-    yield from found
+    found: list[Finding] = []
+    try:
+        with engine() as gx:  # which holds log lines back for everybody, so nothing is yielded inside
+            for finding in _frame_findings(gx, frame, rules, subject, sample, quarantine, data_docs_dir):
+                found.append(finding)  # one by one, to keep those before an exception
+    finally:
+        yield from found
 
 
 def _frame_findings(
@@ -167,33 +190,28 @@ def _frame_findings(
     if any(name is not None for name in frame.index.names):
         names = [f"index_{level}" if name is None else name for level, name in enumerate(frame.index.names)]
         frame = frame.reset_index(names=names, allow_duplicates=True)
-    if len(frame) == 0 or len(frame.columns) == 0:
-        yield Finding(DATA_PRESENT, subject, Status.FAIL, "has no columns" if len(frame) else "has no rows")
-        return
-    if len({str(column) for column in frame.columns}) != len(frame.columns):
-        yield Finding(DATA_READABLE, subject, Status.FAIL, "gives a column name twice")
-        return
-    if any("\0" in str(column) for column in frame.columns):
-        yield Finding(DATA_READABLE, subject, Status.FAIL, "has a column name with a NUL, at which other readers end the name")
+    if (problem := _no_table(frame, subject)) is not None:
+        yield problem
+        if data_docs_dir is not None:
+            _write_failed_docs(gx, all_rules, data_docs_dir)
         return
     yield Finding(DATA_PRESENT, subject, Status.PASS, amount(len(frame), "row"), count=len(frame))
     # Positions are what the quarantine goes by; an index of the caller's own may repeat itself.
-    frame = exact(frame.reset_index(drop=True))
+    frame = frame.reset_index(drop=True)
     seen = _with_columns(all_rules, [str(column) for column in frame.columns], subject)
     yield from seen.findings
-    answers: list[Answer] = []
-    if seen.plain:
-        form = {"result_format": "COMPLETE" if quarantine is not None else "BASIC", "partial_unexpected_count": sample}
-        try:
-            asset = new_context(gx).data_sources.add_pandas("frame").add_dataframe_asset("frame")
-            batch = asset.add_batch_definition_whole_dataframe("frame").get_batch({"dataframe": frame})
-        except Exception as error:
-            answers += [Answer(rule, error=place_of(error)) for rule in seen.plain]
-        else:
-            answers += run(gx, batch, seen.plain, form)
-    if seen.sql:
-        with sql_on(frame) as value_of:
-            answers += [_ask(rule, value_of, FRAME, column and quoted(column)) for rule, column in seen.sql]
+    form = {"result_format": "COMPLETE" if quarantine is not None else "BASIC", "partial_unexpected_count": sample}
+    computed = exact(frame)
+    answers = _ask_of_frame(gx, frame, [rule for rule in seen.plain if about_types(rule)], form)
+    answers += _ask_of_frame(gx, computed, [rule for rule in seen.plain if not about_types(rule)], form)
+    try:
+        if seen.sql:
+            with sql_on(computed) as value_of:
+                answers += [_ask(rule, value_of, FRAME, column and quoted(column)) for rule, column in seen.sql]
+    except PipesecError:
+        raise
+    except Exception as error:
+        answers += [Answer(rule, error=place_of(error)) for rule, _ in seen.sql]
     for answer in answers:
         yield _finding(answer, subject, sample, len(frame))
     answers += seen.unanswered
@@ -203,9 +221,30 @@ def _frame_findings(
         yield _quarantined(frame, answers, subject, quarantine)
 
 
+def _no_table(frame: pd.DataFrame, subject: Subject) -> Finding | None:
+    if len(frame) == 0 or len(frame.columns) == 0:
+        return Finding(DATA_PRESENT, subject, Status.FAIL, "has no columns" if len(frame) else "has no rows")
+    if len({str(column) for column in frame.columns}) != len(frame.columns):
+        return Finding(DATA_READABLE, subject, Status.FAIL, "gives a column name twice")
+    if any("\0" in str(column) for column in frame.columns):
+        return Finding(DATA_READABLE, subject, Status.FAIL, "has a column name with a NUL, at which other readers end the name")
+    return None
+
+
+def _ask_of_frame(gx: Any, frame: pd.DataFrame, rules: list[Rule], form: Mapping[str, Any]) -> list[Answer]:
+    if not rules:
+        return []
+    try:
+        asset = new_context(gx).data_sources.add_pandas("frame").add_dataframe_asset("frame")
+        batch = asset.add_batch_definition_whole_dataframe("frame").get_batch({"dataframe": frame})
+    except Exception as error:
+        return [Answer(rule, error=place_of(error)) for rule in rules]
+    return list(run(gx, batch, rules, form))
+
+
 def _quarantined(frame: pd.DataFrame, answers: Sequence[Answer], subject: Subject, quarantine: Store) -> Finding:
     failing: dict[int, set[str]] = defaultdict(set)
-    located = sum(_locate(answer, failing) for answer in answers) == len(answers)
+    located = sum(_locate(answer, failing, len(frame)) for answer in answers) == len(answers)
     aside = set_aside(frame, failing, quarantine)
     clean = sum(position not in failing for position in range(len(frame)))
     text = f"{len(frame):,} rows in = {clean:,} clean + {aside:,} set aside in {printable(quarantine.url)}"
@@ -225,9 +264,20 @@ def validate_table(
     subject = Subject(table)
     sample = _whole_number("sample_unexpected", sample_unexpected)
     schema, _, name = table.rpartition(".")
-    with engine() as gx, connected(database, table) as connection:
-        found = list(_table_findings(gx, connection, database, (schema or None, name), rules, subject, sample, data_docs_dir))
-    yield from found
+    place = schema or None, name
+    found: list[Finding] = []
+    try:
+        with engine() as gx:
+            try:
+                with connected(database, table) as connection:
+                    for finding in _table_findings(gx, connection, database, place, rules, subject, sample, data_docs_dir):
+                        found.append(finding)  # one by one, to keep those before an exception
+            except ObjectMissing:
+                found.append(Finding(DATA_PRESENT, subject, Status.FAIL, "there is no such database"))
+                if data_docs_dir is not None:
+                    _write_failed_docs(gx, build_rules(rules), data_docs_dir)
+    finally:
+        yield from found
 
 
 def _table_findings(
@@ -243,46 +293,37 @@ def _table_findings(
     schema, name = place
     all_rules = build_rules(rules)
     columns, rows = look_at(connection, name, schema)
-    if rows is None:
-        yield Finding(DATA_PRESENT, subject, Status.FAIL, "there is no such table or view, or it may not be read")
-        return
-    if rows == 0:
-        yield Finding(DATA_PRESENT, subject, Status.FAIL, "has no rows")
+    if not rows:
+        text = "there is no such table or view, or it may not be read" if rows is None else "has no rows"
+        yield Finding(DATA_PRESENT, subject, Status.FAIL, text)
+        if data_docs_dir is not None:
+            _write_failed_docs(gx, all_rules, data_docs_dir)
         return
     yield Finding(DATA_PRESENT, subject, Status.PASS, amount(rows, "row"), count=rows)
-    seen = _with_columns(all_rules, columns, subject, fold=True)
+    seen = _with_columns(all_rules, list(columns), subject, fold=True)
     yield from seen.findings
-    answers: list[Answer] = []
-    if seen.plain:
-        with sql_batch(new_context(gx), database, name, schema) as batch:
-            answers += run(gx, batch, seen.plain, {"result_format": "BASIC", "partial_unexpected_count": sample})
     table, value_of = value_in(connection, name, schema)
+    doubt = doubts_of(connection, (name, schema), table, columns, value_of)
+    doubted = [(rule, doubt(rule, None)) for rule in seen.plain]
+    answers = [Answer(rule, error=text) for rule, text in doubted if text is not None]
+    if plain := [rule for rule, text in doubted if text is None]:
+        form = {"result_format": "BASIC", "partial_unexpected_count": sample}
+        with sql_batch(new_context(gx), database, name, schema) as batch:
+            answers += run(gx, batch, plain, form, null_agrees=True)
     quote = connection.dialect.identifier_preparer.quote
-    known = columns if connection.dialect.name == "sqlite" else None
-    answers += [_ask(rule, value_of, table, column and quote(column), sqlite_columns=known) for rule, column in seen.sql]
+    for rule, column in seen.sql:
+        error = doubt(rule, column)
+        answers.append(_ask(rule, value_of, table, column and quote(column)) if error is None else Answer(rule, error=error))
     for answer in answers:
         yield _finding(answer, subject, sample, rows)
     if data_docs_dir is not None:
         write_docs(gx, [*answers, *seen.unanswered], data_docs_dir)
 
 
-def _ask(
-    rule: Rule, value_of: Callable[[str], Any], table: str, column: str | None, *, sqlite_columns: Sequence[str] | None = None
-) -> Answer:
-    """Evaluate a SQL rule. Of SQLite two things are not taken: values of several types, and a name that it reads as text."""
+def _ask(rule: Rule, value_of: Callable[[str], Any], table: str, column: str | None) -> Answer:
     assert rule.sql is not None  # noqa: S101 - narrows the type: the callers part the SQL rules from the others
     query = rule.sql.query(table, column)
     try:
-        if sqlite_columns is not None:
-            names = {name.lower() for name in sqlite_columns}
-            unknown = [name for name in re.findall(r'"([^"]*)"', rule.sql.head + rule.sql.tail) if name.lower() not in names]
-            if unknown:
-                # SQLite takes a double-quoted name that it does not know for text, and text is greater than any number.
-                return Answer(rule, error=f"there is no column {printable(unknown[0])}")
-            kinds = None if column is None else rule.sql.kinds_query(table, column)
-            if kinds is not None and value_of(kinds) > 1:
-                # The least number says nothing about the texts beside it.
-                return Answer(rule, error="the column holds values of several types")
         observed = value_of(query)
         holds = rule.sql.holds(observed)
     except NotComparable as error:
@@ -304,7 +345,8 @@ class _Seen(NamedTuple):
 def _with_columns(rules: list[Rule], columns: Sequence[str], subject: Subject, *, fold: bool = False) -> _Seen:
     """Part the rules whose columns exist from those whose don't; databases may ``fold`` the case of names."""
     exactly = {column: column for column in columns}
-    folded = {column.lower(): column for column in columns}
+    lower = Counter(column.lower() for column in columns)
+    folded = {column.lower(): column for column in columns if lower[column.lower()] == 1}
     seen = _Seen([], [], [], [])
     missing: dict[str, Severity] = {}
 
@@ -315,15 +357,16 @@ def _with_columns(rules: list[Rule], columns: Sequence[str], subject: Subject, *
 
     for rule in rules:
         of_sql = rule.sql is not None
-        absent = [column for column in rule.columns if present(column, of_sql=of_sql) is None]
+        names = {column: present(column, of_sql=of_sql) for column in rule.columns}
+        absent = [column for column, name in names.items() if name is None]
         for column in absent:
             missing[column] = max(_severity(rule), missing.get(column, Severity.INFO))
         if absent:
             seen.unanswered.append(Answer(rule, error="its column is missing"))
         elif of_sql:
-            seen.sql.append((rule, present(rule.columns[0], of_sql=True) if rule.columns else None))
+            seen.sql.append((rule, names[rule.columns[0]] if rule.columns else None))
         else:
-            seen.plain.append(rule)
+            seen.plain.append(renamed(rule, {column: name for column, name in names.items() if name is not None}))
     for column, severity in missing.items():
         text = f"column {printable(column)} is missing"
         seen.findings.append(Finding(COLUMNS_PRESENT, subject, Status.FAIL, text, severity=severity))
@@ -352,28 +395,22 @@ def _finding(answer: Answer, subject: Subject, sample: int, rows: int) -> Findin
         return made(EXPECTATIONS_MET, status, _sql_text(answer.rule.sql, answer), count=rows)
     if answer.unexamined:
         return made(EXPECTATIONS_MET, Status.FAIL, "no value to examine")
-    elements, unexpected, missing = (_count(answer, key) for key in ("element_count", "unexpected_count", "missing_count"))
+    elements, unexpected, missing = (count_in(answer, key) for key in ("element_count", "unexpected_count", "missing_count"))
     if elements is None:
         # An aggregate: what was observed is a value of the data (a minimum, a mean) and stays where it is.
         return made(EXPECTATIONS_MET, status, "holds" if answer.holds else "does not hold", rows)
-    examined = int(elements) - int(missing or 0)
+    examined = elements - (missing or 0)
     if answer.holds and examined <= 0:
-        return made(EXPECTATIONS_MET, Status.FAIL, f"no value to examine: {int(missing or 0):,} of {int(elements):,} are missing")
+        return made(EXPECTATIONS_MET, Status.FAIL, f"no value to examine: {missing or 0:,} of {elements:,} are missing")
     if answer.holds and unexpected is None:
         return made(EXPECTATIONS_RUN, Status.ERROR, "could not be evaluated: the result has no counts")
-    counts = f"{int(unexpected or 0):,} of {examined:,} values unexpected"
+    counts = f"{unexpected or 0:,} of {examined:,} values unexpected"
     if missing:
-        counts += f", {int(missing):,} missing"
+        counts += f", {missing:,} missing"
     if not answer.holds and sample:
         shapes = [masked(value) for value in (answer.evidence.get("partial_unexpected_list") or [])[:sample]]
         counts += f"; masked sample: {', '.join(shapes)}" if shapes else ""
     return made(EXPECTATIONS_MET, status, counts, count=max(examined, 1))
-
-
-def _count(answer: Answer, key: str) -> int | None:
-    value = answer.evidence.get(key)
-    # An expectation of somebody's own may put anything there.
-    return int(float(value)) if isinstance(value, numbers.Real) else None
 
 
 def _sql_text(rule: SqlRule, answer: Answer) -> str:
@@ -385,8 +422,8 @@ def _sql_text(rule: SqlRule, answer: Answer) -> str:
     return f"does not hold: the count is {int(observed):,}" if rule.counts else "does not hold"
 
 
-def _locate(answer: Answer, failing: dict[int, set[str]]) -> bool:
-    """Note which rows failed a rule. False when that can't be said: it was not evaluated, or it only counts them."""
+def _locate(answer: Answer, failing: dict[int, set[str]], rows: int) -> bool:
+    """Note which rows failed a rule. False when that can't be said: it was not evaluated, or names fewer than it counts."""
     if answer.error is not None:
         return False
     if answer.holds or answer.rule.sql is not None:
@@ -394,19 +431,26 @@ def _locate(answer: Answer, failing: dict[int, set[str]]) -> bool:
     positions = answer.evidence.get("unexpected_index_list")
     if not isinstance(positions, list) or not all(isinstance(position, numbers.Integral) for position in positions):
         return not answer.evidence.get("unexpected_count")
-    for position in positions:
-        failing[int(position)].add(answer.rule.label)
-    return True
+    named = {int(position) for position in positions if 0 <= position < rows}
+    for position in named:
+        failing[position].add(answer.rule.label)
+    return len(named) == len(set(positions)) == (count_in(answer, "unexpected_count") or 0)
 
 
 def masked(value: Any) -> str:
     """Return the shape of a value and nothing else: its type, its length, and the kinds of its first twelve characters.
 
-    Letters become ``A`` or ``a``, digits ``9``, everything else ``#``.
+    Letters become ``A`` or ``a``, digits ``9``, everything else ``#``. Of a truth value, whose length tells which it is, only the
+    type is left.
     """
     if value is None:
         return "null"
-    text = str(value)
+    try:
+        text = "" if type(value).__name__ in ("bool", "bool_") else str(value)
+    except Exception:
+        text = ""  # what an object says of itself when asked for text is its own affair
+    if not text and not isinstance(value, str | bytes):
+        return type(value).__name__
     shape = "".join("9" if ch.isdigit() else ("A" if ch.isupper() else "a") if ch.isalpha() else "#" for ch in text[:12])
     return f"{type(value).__name__}[{len(text)}] {shape}{'…' if len(text) > 12 else ''}"
 

@@ -36,13 +36,14 @@ class NotComparable(Exception):
 class SqlRule(NamedTuple):
     """One rule: a name for people, the column if it speaks of one, a query for one value, and what that value may be.
 
-    ``head`` and ``tail`` are the query before and after the table's name; in the head of a column's rule ``{column}`` stands for
-    the column. ``counts`` says that the value is a mere count, which may be told; any other is data.
+    ``head``, ``where`` and ``tail`` are the query before and after the table's name; in the head of a column's rule ``{column}``
+    stands for the column. ``counts`` says that the value is a mere count, which may be told; any other is data.
     """
 
     name: str
     column: str | None
     head: str
+    where: str
     tail: str
     counts: bool
     bounds: Mapping[str, Any]
@@ -50,7 +51,7 @@ class SqlRule(NamedTuple):
     def query(self, table: str, column: str | None) -> str:
         """Return the query over a table and a column, whose names come quoted as their database wants them."""
         head = self.head if self.column is None else self.head.format(column=column or self.column)
-        return f"{head}{table}{self.tail}"
+        return f"{head}{table}{self.where}{self.tail}"
 
     def holds(self, observed: Any) -> bool:
         """Whether the query's value satisfies every bound. Raises :class:`NotComparable` where that makes no sense."""
@@ -62,17 +63,6 @@ class SqlRule(NamedTuple):
             kinds = sorted({type(self.bounds[name]).__name__ for name in _COMPARISONS if name in self.bounds})
             raise NotComparable(f"a {type(observed).__name__} has no order beside a {' or '.join(kinds)}") from None
         return all(outcomes)
-
-    def kinds_query(self, table: str, column: str) -> str | None:
-        """Return a query for how many kinds of value the column holds, where the rule asks for the least or the greatest.
-
-        Only SQLite, whose columns hold values of any type, can answer it, and only there is it a question.
-        """
-        if self.column is None or self.counts:
-            return None
-        kind = f"typeof({column})"
-        counted = f"COUNT(DISTINCT CASE {kind} WHEN 'integer' THEN 'real' WHEN 'null' THEN NULL ELSE {kind} END)"
-        return f"SELECT {counted} FROM {table}{self.tail}"  # noqa: S608 - the author's SQL
 
     def _within(self, name: str, observed: Any) -> bool:
         mine, bound = _same_kind(observed, self.bounds[name])
@@ -94,7 +84,15 @@ def sql_rules(
     checks: Mapping[str, Mapping[str, str]] | None,
     partition_clause: str | None,
 ) -> Iterator[SqlRule]:
-    """Turn both mappings into rules. Raises :class:`ConfigurationError` for what common.sql's operators would refuse."""
+    """Turn both mappings into rules.
+
+    Raises :class:`ConfigurationError` for what common.sql's operators would refuse, and for a partition of no rule.
+    """
+    if partition_clause and not column_mapping and not checks:
+        raise ConfigurationError(
+            "partition_clause is given without column_mapping and checks, and no other rule goes by it. "
+            "Use row_condition in an expectation, or leave it out."
+        )
     for column, column_checks in _mapping("column_mapping", column_mapping).items():
         if not isinstance(column_checks, Mapping) or not column_checks:
             raise ConfigurationError(f"column_mapping[{column!r}] holds no check. Use one of {', '.join(_AGGREGATES)}.")
@@ -107,8 +105,8 @@ def sql_rules(
             raise ConfigurationError(f"checks[{name!r}] has unknown keys: {', '.join(sorted(map(str, unknown)))}.")
         statement = _one_statement(f"checks[{name!r}]", check_of_table["check_statement"])
         head = f"SELECT MIN(result) FROM (SELECT CASE WHEN {statement} THEN 1 ELSE 0 END AS result FROM "  # noqa: S608 - the author's SQL
-        tail = f"{_where(partition_clause, check_of_table.get('partition_clause'))}) AS results"
-        yield SqlRule(str(name), None, head, tail, counts=False, bounds={"equal_to": 1})
+        where = _where(partition_clause, check_of_table.get("partition_clause"))
+        yield SqlRule(str(name), None, head, where, ") AS results", counts=False, bounds={"equal_to": 1})
 
 
 def _mapping(name: str, value: Any) -> Mapping[str, Any]:
@@ -132,8 +130,8 @@ def _column_rule(column: str, check: str, bounds: Any, partition_clause: str | N
     _refuse_tolerance(where, bounds)
     _refuse_contradictions(where, bounds)
     head = f"SELECT {_AGGREGATES[check]} FROM "  # noqa: S608 - an aggregate of ours
-    tail = _where(partition_clause, bounds.get("partition_clause"))
-    return SqlRule(f"{check}({column})", column, head, tail, counts=check in _COUNTS, bounds=bounds)
+    rows = _where(partition_clause, bounds.get("partition_clause"))
+    return SqlRule(f"{check}({column})", column, head, rows, "", counts=check in _COUNTS, bounds=bounds)
 
 
 def _refuse_bound(where: str, value: Any, *, counts: bool) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import codecs
 import io
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -22,6 +24,7 @@ QUARANTINE_COLUMN = "pipesec_failed_expectations"
 FRAME = "pipesec_data"
 """The name under which :func:`sql_on` offers a frame to SQL."""
 
+MAX_CSV_ROW_BYTES = 64 << 20
 _CSV, _PARQUET, _LINES = (".csv",), (".parquet", ".pq"), (".jsonl", ".ndjson", ".json")
 
 
@@ -75,24 +78,37 @@ def _read_csv(file: IO[bytes]) -> pd.DataFrame | Unreadable:
     names = [str(name) for name in first.iloc[0].tolist()]
     if len({name.strip() for name in names}) != len(names):
         return Unreadable("the header gives a name twice")
+    # In a file of one column a blank line is a row without its value; in any other it is no row.
+    single = len(names) == 1
+    file.seek(0)
+    if single and not file.readline().removeprefix(codecs.BOM_UTF8).strip(b"\r\n"):
+        return Unreadable("it begins with a blank line")
     # pandas fills short rows up, and where the first row is longer than the header it shifts every column. Arrow counts.
     file.seek(0)
     as_text = csv.ConvertOptions(column_types=dict.fromkeys(names, pa.large_binary()), strings_can_be_null=False)
+    parsing = csv.ParseOptions(newlines_in_values=True, ignore_empty_lines=not single)
+    blocks = csv.ReadOptions(block_size=MAX_CSV_ROW_BYTES)
     try:
-        for _ in csv.open_csv(file, parse_options=csv.ParseOptions(newlines_in_values=True), convert_options=as_text):
-            pass
-    except pa.ArrowInvalid:
+        rows = sum(batch.num_rows for batch in csv.open_csv(file, blocks, parsing, as_text))
+    except pa.ArrowInvalid as error:
+        if "straddling" in str(error):
+            return Unreadable(f"a row is longer than {MAX_CSV_ROW_BYTES >> 20} MB")
         return Unreadable("a row has more or fewer fields than the header")
     file.seek(0)
-    frame = pd.read_csv(file, low_memory=False, compression=None)
-    long = [name for name, dtype in frame.dtypes.items() if dtype.kind == "f" and _is_long(frame[name].abs().max())]
+    frame = pd.read_csv(file, low_memory=False, compression=None, skip_blank_lines=not single)
+    if len(frame) != rows:
+        return Unreadable("its rows can be counted in two ways")
+    long = [name for name, dtype in frame.dtypes.items() if dtype.kind == "f" and 2**53 <= frame[name].abs().max() < 2**63]
     for name in long:
         # Long integers beside missing values became floats: read them again as what they are, if they are.
         file.seek(0)
         try:
-            column = pd.read_csv(file, usecols=[name], dtype={name: "Int64"}, low_memory=False, compression=None)[name]
-        except (ValueError, OverflowError):
+            whole = pd.read_csv(
+                file, usecols=[name], dtype={name: "Int64"}, low_memory=False, compression=None, skip_blank_lines=not single
+            )
+        except (ValueError, OverflowError, TypeError):
             continue
+        column = whole[name]
         frame[name] = column.astype("object").where(column.notna(), None)
     return frame
 
@@ -162,9 +178,10 @@ def sql_on(frame: pd.DataFrame) -> Iterator[Callable[[str], Any]]:
     """
     import duckdb
 
-    names = [str(name).lower() for name in frame.columns]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise ConfigurationError(f"columns differ only in case: {', '.join(map(printable, twice))}. SQL rules need one of them.")
+    names = Counter(str(name).lower() for name in frame.columns)
+    if twice := sum(number for number in names.values() if number > 1):
+        # Where a file has no header, names are cells.
+        raise ConfigurationError(f"{twice} columns differ only in case, which SQL rules cannot tell apart. Rename them.")
     locked: dict[str, str | bool | int | float | list[str]] = {
         "enable_external_access": False,
         "autoinstall_known_extensions": False,
@@ -172,7 +189,12 @@ def sql_on(frame: pd.DataFrame) -> Iterator[Callable[[str], Any]]:
         "lock_configuration": True,
     }
     with closing(duckdb.connect(":memory:", config=locked)) as connection:
-        connection.register(FRAME, _arrow(frame))
+
+        def takes(table: pa.Table) -> None:
+            connection.register("pipesec_probe", table.slice(0, 0))
+            connection.unregister("pipesec_probe")
+
+        connection.register(FRAME, _arrow(frame, takes))
 
         def value_of(query: str) -> Any:
             row = connection.execute(query).fetchone()
@@ -187,18 +209,67 @@ def quoted(name: str) -> str:
 
 
 def exact(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return a frame whose integers can be added without wrapping round: Python's own where numpy's are too short."""
+    """Return a frame that computes as its values do.
+
+    Integers can be added, along a column or a row, without wrapping round: Python's own where numpy's are too short. Not-a-number
+    is a missing value in every type of column, and categories stand in the order of their values, not in their own.
+    """
+    for position in range(len(frame.columns)):
+        column = frame.iloc[:, position]
+        plain = _exact_integers(_plain(column), max(frame.shape))
+        if plain is not column:
+            frame = frame.copy(deep=False)
+            frame.isetitem(position, plain.array)
+    return frame
+
+
+def _plain(column: pd.Series[Any]) -> pd.Series[Any]:
+    """Return a column whose values are written out, floats as numpy's, in which NaN is missing."""
+    import numpy as np
+    import pandas as pd
+    import pyarrow as pa
+
+    dtype: Any = column.dtype
+    if isinstance(dtype, pd.ArrowDtype) and (
+        pa.types.is_dictionary(dtype.pyarrow_dtype) or pa.types.is_run_end_encoded(dtype.pyarrow_dtype)
+    ):
+        column = pd.Series(pd.arrays.ArrowExtensionArray(_decoded(pa.Array.from_pandas(column))))
+    elif isinstance(dtype, pd.ArrowDtype) and not _is_known(dtype):
+        column = pd.Series(pa.Array.from_pandas(column).to_pylist(), dtype="object")
+    elif isinstance(dtype, pd.SparseDtype):
+        column = pd.Series(np.asarray(column))
+    elif isinstance(dtype, pd.CategoricalDtype):
+        # Integers beside missing values would become floats.
+        short = dtype.categories.dtype.kind in "iub" and column.isna().any()
+        written = column.astype("object" if short else dtype.categories.dtype)
+        column = written.where(written.notna(), None) if short else written
+    dtype = column.dtype
+    if dtype.kind == "f" and not isinstance(dtype, np.dtype):
+        column = pd.Series(column.to_numpy(dtype.numpy_dtype, na_value=np.nan))
+    return column
+
+
+def _is_known(dtype: Any) -> bool:
+    """Whether pandas knows the Python type of an Arrow column's values; it can do next to nothing with others."""
+    try:
+        return dtype.type is not None
+    except NotImplementedError:
+        return False
+
+
+def _exact_integers(column: pd.Series[Any], terms: int) -> pd.Series[Any]:
     import numpy as np
 
-    for position, dtype in enumerate(frame.dtypes):
-        if isinstance(dtype, np.dtype) and dtype.kind in "iu" and len(frame):
-            column = frame.iloc[:, position]
-            most = max(abs(int(column.min())), abs(int(column.max())))
-            wide: Any = "object" if most * len(frame) >= 2**62 else "int64"
-            if dtype != wide:
-                frame = frame.copy(deep=False)
-                frame.isetitem(position, column.astype(wide).array)
-    return frame
+    dtype: Any = column.dtype
+    if dtype.kind not in "iu" or not len(column):
+        return column
+    present = column if isinstance(dtype, np.dtype) else column.dropna()
+    if len(present) < len(column):
+        objects = column.astype("object")
+        return objects.where(objects.notna(), None)
+    most = max(abs(int(column.min())), abs(int(column.max())))
+    wide: Any = "object" if most * terms >= 2**62 else "int64"
+    return column if dtype == wide else column.astype(wide)
 
 
 def set_aside(frame: pd.DataFrame, failing: Mapping[int, Collection[str]], target: Store) -> int:
@@ -210,22 +281,35 @@ def set_aside(frame: pd.DataFrame, failing: Mapping[int, Collection[str]], targe
     import pandas as pd
     import pyarrow.parquet as pq
 
-    positions = sorted(failing)
-    aside = frame.iloc[positions].copy()
-    if QUARANTINE_COLUMN in aside.columns:
+    if QUARANTINE_COLUMN in frame.columns:
         raise ConfigurationError(f"the data has a column {QUARANTINE_COLUMN} of its own. Rename it before validating.")
-    reasons = ["; ".join(sorted(failing[position])) for position in positions]
-    aside[QUARANTINE_COLUMN] = pd.Series(reasons, index=aside.index, dtype="object")
+    positions = sorted(failing)
+    aside = {str(name): _rows_of(frame.iloc[:, number], positions) for number, name in enumerate(frame.columns)}
+    aside[QUARANTINE_COLUMN] = pd.Series(["; ".join(sorted(failing[position])) for position in positions], dtype="object")
+
+    def takes(table: pa.Table) -> None:
+        pq.write_table(table.slice(0, 0), io.BytesIO())
+
     buffer = io.BytesIO()
-    pq.write_table(_arrow(aside, flat=True), buffer)
+    pq.write_table(_arrow(pd.DataFrame(aside), takes, flat=True), buffer)
     target.write(buffer.getvalue())
     with target.open() as file:
         return int(pq.ParquetFile(file).metadata.num_rows)
 
 
-def _arrow(frame: pd.DataFrame, *, flat: bool = False) -> pa.Table:
-    """Turn a frame into a table. Columns of mixed types, which is where bad rows come from, are kept as text; so are nested ones
-    where the table has to be ``flat``. Not-a-number is no value.
+def _rows_of(column: pd.Series[Any], positions: list[int]) -> pd.Series[Any]:
+    import pandas as pd
+
+    try:
+        return column.iloc[positions].reset_index(drop=True)
+    except Exception:
+        # Of some of its types Arrow can only take the values one by one.
+        return pd.Series([_text(column.iloc[position]) for position in positions], dtype="object")
+
+
+def _arrow(frame: pd.DataFrame, takes: Callable[[pa.Table], None], *, flat: bool = False) -> pa.Table:
+    """Turn a frame into a table. Columns of mixed types, which is where bad rows come from, are kept as text; so are those that
+    ``takes`` raises at, and nested ones where the table has to be ``flat``. Not-a-number is no value.
     """
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -234,15 +318,27 @@ def _arrow(frame: pd.DataFrame, *, flat: bool = False) -> pa.Table:
     for position in range(len(frame.columns)):
         column = frame.iloc[:, position]
         try:
-            array = pa.Array.from_pandas(column)
-        except (pa.ArrowException, ValueError, TypeError, OverflowError):
+            array = _decoded(pa.Array.from_pandas(column))
+            if pa.types.is_float16(array.type):
+                array = array.cast(pa.float32())
+            if pa.types.is_floating(array.type):
+                array = pc.if_else(pc.is_nan(array), None, array)
+            takes(pa.table([array], names=["column"]))
+        except Exception:
             array = None
         if array is None or (flat and pa.types.is_nested(array.type)):
             array = pa.array([_text(value) for value in column], pa.string())
-        if pa.types.is_floating(array.type):
-            array = pc.if_else(pc.is_nan(array), None, array)
         arrays.append(array)
     return pa.table(arrays, names=[str(name) for name in frame.columns])
+
+
+def _decoded(array: pa.Array) -> pa.Array:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if pa.types.is_run_end_encoded(array.type):
+        array = pc.run_end_decode(array)
+    return array.cast(array.type.value_type) if pa.types.is_dictionary(array.type) else array
 
 
 def _text(value: Any) -> str | None:

@@ -77,9 +77,60 @@ def test_rules_that_do_not_hold_fail_without_a_value(database: Any, run_task: Ru
 
 
 def test_names_are_found_in_any_case_and_missing_ones_are_named(database: Any, run_task: RunTask) -> None:
-    assert run_task(guard(suite=suite(expect("column_values_to_not_be_null", column="S")))).summary["by_status"]["fail"] == 0
-    ran = run_task(guard(suite=suite(expect("column_values_to_not_be_null", column="nowhere"))))
-    assert ran.summary["blocking_controls"] == ["columns-present"]
+    database.execute('ALTER TABLE ml.rows ADD "Twin" integer DEFAULT 1, ADD "TWIN" integer DEFAULT -1')
+    length = expect("column_value_lengths_to_be_between", column="S", max_value=20)
+    pair = expect("column_pair_values_to_be_equal", column_A="A", column_B="a")
+    total = expect("multicolumn_sum_to_equal", column_list=["A", "TWIN"], sum_total=0, ignore_row_if="any_value_is_missing")
+    exact = expect("column_values_to_be_between", column="Twin", min_value=0)
+    ran = run_task(guard(suite=suite(length, pair, total, exact)))
+    assert ran.summary["by_status"] == {"pass": 5, "fail": 1, "skip": 0, "error": 0}, "1 - 1 is 0, 2 - 1 is not"
+    for column in ("nowhere", "twin"):  # which of the two it is nobody can tell
+        ran = run_task(guard(suite=suite(expect("column_values_to_not_be_null", column=column))))
+        assert ran.summary["blocking_controls"] == ["columns-present"]
+    ordered = expect("table_columns_to_match_ordered_list", column_list=["a", "s", "day", "Odd Name", "Twin", "TWIN"])
+    assert run_task(guard(suite=suite(ordered))).state == "success", "the NaN in one of them is no matter"
+
+
+@pytest.mark.parametrize("kind", ["double precision", "real", "numeric", "numeric(5, 2)", "ml.measure"])
+def test_not_a_number_lets_no_rule_hold(database: Any, run_task: RunTask, kind: str) -> None:
+    database.execute("CREATE DOMAIN ml.measure AS double precision")
+    database.execute(f"CREATE TABLE ml.measures (r {kind}, n integer)")
+    database.execute("INSERT INTO ml.measures VALUES (1, 1)")
+    rules = {
+        "suite": suite(
+            expect("column_values_to_not_be_null", column="r"),
+            expect("column_values_to_be_between", column="r", min_value=0),
+            expect("column_min_to_be_between", column="r", min_value=0),
+            {"type": "unexpected_rows_expectation", "kwargs": {"unexpected_rows_query": "SELECT * FROM {batch} WHERE r < 0"}},
+        ),
+        "column_mapping": {"r": {"null_check": {"equal_to": 0}, "min": {"geq_to": 0}}},
+        "checks": {"r": {"check_statement": "R >= 0"}, "n": {"check_statement": "n >= 0"}},
+    }
+    measures = DataValidationOperator(task_id="t", table="ml.measures", conn_id="warehouse", **rules)
+    assert run_task(measures).summary["by_status"] == {"pass": 10, "fail": 0, "skip": 0, "error": 0}
+    database.execute("INSERT INTO ml.measures VALUES ('NaN', 1)")
+    assert run_task(measures).summary["by_status"] == {"pass": 3, "fail": 0, "skip": 0, "error": 7}
+    of_type = expect("column_values_to_be_of_type", column="r", type_="X")
+    typed = DataValidationOperator(task_id="t", table="ml.measures", conn_id="warehouse", suite=suite(of_type))
+    assert run_task(typed).summary["by_status"]["error"] == 0, "whatever it holds, it has a type"
+
+
+@pytest.mark.parametrize(
+    "expectation",
+    [
+        expect("column_pair_values_a_to_be_greater_than_b", column_A="a", column_B="b"),
+        expect("column_pair_values_a_to_be_greater_than_b", column_A="a", column_B="b", ignore_row_if="neither"),
+        expect("multicolumn_sum_to_equal", column_list=["a", "b"], sum_total=3),
+        expect("compound_columns_to_be_unique", column_list=["a", "b"]),
+    ],
+    ids=lambda expectation: str(expectation["type"]),
+)
+def test_a_null_beside_a_value_lets_no_rule_hold(database: Any, run_task: RunTask, expectation: dict[str, Any]) -> None:
+    database.execute("CREATE TABLE ml.pairs (a integer, b integer); INSERT INTO ml.pairs VALUES (2, 1)")
+    pairs = DataValidationOperator(task_id="t", table="ml.pairs", conn_id="warehouse", suite=suite(expectation))
+    assert run_task(pairs).state == "success"
+    database.execute("UPDATE ml.pairs SET b = NULL")
+    assert run_task(pairs).summary["blocking_controls"] == ["expectations-run"]
 
 
 def test_a_table_that_may_not_be_read_is_no_pass(
