@@ -1,37 +1,42 @@
 """Storage: one way to list, read and write local paths, ``s3://`` and every other URL that fsspec knows.
 
-A :class:`Store` is a file or a tree of files under one root. Nothing under a root is reached through a symbolic link, and no
-name leads out of it: local stores open every path component by itself, relative to the folder's file descriptor and with
-``O_NOFOLLOW``, so a link swapped in between listing and reading is refused and not followed.
+:func:`open_store` gives the :class:`Store` behind a path or URL: a file or a tree of files under one root. Nothing under a root
+is reached through a symbolic link, and no name leads out of it.
 
-This module holds the local store; :mod:`airflow_pipesec.storage_remote`, imported when a URL asks for it, S3 and fsspec.
-None of it knows Airflow. The guards hand in a boto3 client or an fsspec filesystem made from a connection.
+:mod:`airflow_pipesec.storage_base` holds the contract, :mod:`airflow_pipesec.storage_local` the local store, and
+:mod:`airflow_pipesec.storage_remote`, imported when a URL asks for it, S3 and fsspec. None of it knows Airflow. The guards hand in
+a boto3 client or an fsspec filesystem made from a connection.
 """
 
 from __future__ import annotations
 
-import errno
 import os
 import re
-import stat
-import uuid
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import dataclass, field
-from enum import StrEnum
-from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, NamedTuple, Protocol, cast
+from typing import TYPE_CHECKING, Any
 
-from airflow_pipesec.errors import AccessDenied, ConfigurationError, ObjectMissing, ObjectRefused, StorageError, place_of
+from airflow_pipesec.errors import ConfigurationError, place_of
 from airflow_pipesec.findings import printable
+from airflow_pipesec.storage_base import (
+    SINGLE,
+    Hasher,
+    Irregular,
+    Kind,
+    Listing,
+    Scanned,
+    Source,
+    Store,
+    by_path,
+    escapes,
+    os_errors,
+)
+from airflow_pipesec.storage_local import LocalStore, plain_file
 
 if TYPE_CHECKING:
-    from io import RawIOBase
-
     from mypy_boto3_s3 import S3Client
 
 __all__ = [
+    "SINGLE",
+    "Hasher",
     "Irregular",
     "Kind",
     "Listing",
@@ -42,87 +47,12 @@ __all__ = [
     "by_path",
     "escapes",
     "open_store",
+    "os_errors",
     "plain_file",
     "split_url",
 ]
 
-Buffer = bytes | bytearray | memoryview
-SINGLE = "."  # the name of the only file of a store whose root is a file, as OpenSSF Model Signing has it
-MAX_DEPTH = 256
-CHUNK = 1 << 20
-_LEADS_OUT = re.compile(r"\0|(?:^|/)\.{0,2}(?:/|\Z)")  # a NUL, or a part that is empty, "." or ".."
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+._-]*")
-_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-_FOLDER = os.O_RDONLY | os.O_NOFOLLOW | os.O_DIRECTORY | os.O_CLOEXEC
-_PLACE = os.O_PATH | os.O_NOFOLLOW | os.O_DIRECTORY | os.O_CLOEXEC  # to work in, also where it may not be listed
-
-
-class Hasher(Protocol):
-    """The part of a hashlib object that a store feeds."""
-
-    def update(self, data: Any, /) -> Any:
-        """Take in more bytes."""
-
-    def digest(self) -> bytes:
-        """Return the digest of everything so far."""
-
-
-class Source(Protocol):
-    """A file that is read once from start to end."""
-
-    def readinto(self, buffer: memoryview, /) -> int | None:
-        """Fill the buffer, or a part of it, and return how many bytes; 0 at the end."""
-
-
-class Kind(StrEnum):
-    """Why an entry of a tree is not a plain file."""
-
-    SYMLINK = "symlink"
-    ESCAPING = "escaping"
-    SPECIAL = "special"
-    UNREADABLE = "unreadable"
-
-
-class Irregular(NamedTuple):
-    """An entry that is not read: its name under the root, what it is, and a remark for people."""
-
-    name: str
-    kind: Kind
-    detail: str
-
-
-@dataclass(slots=True)
-class Listing:
-    """What lies under a root: the names of plain files (``/``-separated, in :func:`by_path` order), and everything else."""
-
-    files: list[str] = field(default_factory=list)
-    irregular: list[Irregular] = field(default_factory=list)
-
-    def ordered(self) -> Listing:
-        """Put both lists in order, which no listing of a disk or bucket promises, and return self."""
-        self.files.sort(key=by_path)
-        self.irregular.sort(key=lambda entry: by_path(entry.name))
-        return self
-
-
-class Scanned(NamedTuple):
-    """One file after reading it whole: digest, bytes read and the version that was read, or the error instead."""
-
-    name: str
-    digest: bytes
-    size: int
-    version: str | None = None
-    error: StorageError | None = None
-
-
-def by_path(name: str) -> str:
-    """Sort key that compares names folder by folder, as OpenSSF Model Signing orders its resources."""
-    return name.replace("/", "\0")
-
-
-def escapes(name: str) -> bool:
-    """Whether a name, joined to a root, would lead outside of it or is not in the one form that a listing gives."""
-    return _LEADS_OUT.search(name) is not None
 
 
 def split_url(url: str | os.PathLike[str]) -> tuple[str, str | None, str]:
@@ -148,381 +78,6 @@ def split_url(url: str | os.PathLike[str]) -> tuple[str, str | None, str]:
     netloc, slash, path = rest.partition("/")
     conn_id, at, host = netloc.rpartition("@")
     return scheme, (conn_id or None) if at else None, f"{host}{slash}{path}"
-
-
-class Store(ABC):
-    """A file, or a tree of files, under one root."""
-
-    url: str
-    parallel: int
-    """How many threads reading at once pay off: the cores for local disks, more where each read waits for a network."""
-
-    pins_versions = False
-    """Whether what was read can be named by a version id, so that a later reader gets the same bytes."""
-
-    @property
-    def name(self) -> str:
-        """The last part of the root's name."""
-        return self.address.rpartition("/")[2] or self.url
-
-    @property
-    def address(self) -> str:
-        """The root in one canonical form, for comparison with other roots."""
-        return self.url.rstrip("/")
-
-    def name_of(self, other: Store) -> str | None:
-        """The name that another store's root has under this one, or None when it lies elsewhere."""
-        base = f"{self.address}/"
-        return other.address[len(base) :] if other.address.startswith(base) else None
-
-    def describe(self, name: str) -> str:
-        """The full address of one name under the root."""
-        return self.url if name == SINGLE else f"{self.url.rstrip('/')}/{name}"
-
-    @abstractmethod
-    def listing(self) -> Listing:
-        """List everything under the root. ``["."]`` when the root itself is a file.
-
-        Raises :class:`ObjectMissing` when there is nothing, :class:`AccessDenied` or :class:`StorageError` when the root itself
-        could not be listed. A folder below it that can't be listed is an irregular entry.
-        """
-
-    @abstractmethod
-    def scan(self, names: Sequence[str], new: Callable[[], Hasher]) -> Iterator[Scanned]:
-        """Read each named file once from start to end through a fresh hash object. Safe to call from several threads."""
-
-    @abstractmethod
-    def read(self, name: str = SINGLE, *, limit: int) -> bytes:
-        """Return a whole file of at most ``limit`` bytes; a larger one raises :class:`StorageError`."""
-
-    def write(self, data: bytes, name: str = SINGLE) -> None:
-        """Write a whole file so that a reader sees the old one or the new one, never a part."""
-        self.write_pieces((data,), name)
-
-    @abstractmethod
-    def stream(self, name: str = SINGLE) -> AbstractContextManager[Source]:
-        """Open a file for reading once from start to end."""
-
-    @abstractmethod
-    def write_pieces(self, pieces: Iterable[Buffer], name: str = SINGLE, *, private: bool = False) -> None:
-        """Write a file of any size; when ``pieces`` raises, nothing is written and what was there before stays.
-
-        A ``private`` file can be read by its owner alone, where the storage has owners.
-        """
-
-    @abstractmethod
-    def open(self) -> AbstractContextManager[IO[bytes]]:
-        """Open the root, a plain file, for reading at any place of it; what is remote is first copied to a nameless file."""
-
-    @abstractmethod
-    def mark(self, name: str = SINGLE) -> str:
-        """Return text that stays the same as long as nobody changes or replaces the file; it says nothing else."""
-
-    @abstractmethod
-    def remove(self, name: str = SINGLE) -> None:
-        """Delete one file."""
-
-    def same_place(self, other: Store) -> bool:
-        """Whether writing to one of the two replaces the other."""
-        return self.address == other.address
-
-
-class LocalStore(Store):
-    """A file or folder on a local disk."""
-
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.url = os.fspath(path)
-        self.path = Path(path)
-        self.parallel = min(len(os.sched_getaffinity(0)), 16)
-
-    @property
-    def address(self) -> str:
-        """The absolute path of the entry itself: what leads to it is resolved, it is not."""
-        head, tail = os.path.split(self.url.rstrip("/") or "/")
-        if tail in ("", ".", ".."):
-            return os.path.realpath(self.url)
-        return os.path.join(os.path.realpath(head), tail)
-
-    def listing(self) -> Listing:
-        found = Listing()
-        with os_errors(self.url):
-            mode = os.lstat(self.path).st_mode
-            if stat.S_ISLNK(mode):
-                found.irregular.append(Irregular(SINGLE, Kind.SYMLINK, "a symbolic link; give the path that it points to"))
-                return found
-            if stat.S_ISREG(mode):
-                found.files.append(SINGLE)
-                return found
-            if not stat.S_ISDIR(mode):
-                found.irregular.append(Irregular(SINGLE, Kind.SPECIAL, "a socket, pipe or device"))
-                return found
-            root = os.open(self.path, _FOLDER)
-        try:
-            with os_errors(self.url):
-                _list_folder(root, "", 0, found)
-        finally:
-            os.close(root)
-        return found.ordered()
-
-    def scan(self, names: Sequence[str], new: Callable[[], Hasher]) -> Iterator[Scanned]:
-        buffers: list[memoryview] = []  # made for the first large file: zeroing a MiB costs more than reading a small one
-        root = folder = -1
-        current = ""
-        try:
-            single = list(names) == [SINGLE]
-            try:
-                root = folder = os.open(self.path.absolute().parent if single else self.path, _FOLDER & ~(os.O_NOFOLLOW * single))
-            except OSError as error:
-                for name in names:
-                    yield Scanned(name, b"", 0, error=_from_os(error, self.describe(name)))
-                return
-            for name in names:
-                head, _, tail = (self.path.name if single else name).rpartition("/")
-                try:
-                    if head != current:
-                        if folder != root:
-                            os.close(folder)
-                        folder, current = root, ""
-                        folder, current = _open_folder(root, head), head
-                    yield _scan_file(name, tail, folder, new(), buffers)
-                except OSError as error:
-                    yield Scanned(name, b"", 0, error=_from_os(error, self.describe(name)))
-                except _Grows:
-                    grows = f"{printable(self.describe(name))} grows while it is read. Run the guard again when it is at rest."
-                    yield Scanned(name, b"", 0, error=StorageError(grows))
-                except ObjectRefused:
-                    refused = f"{printable(self.describe(name))} is not a plain file any more. Look for who replaced it."
-                    yield Scanned(name, b"", 0, error=ObjectRefused(refused))
-        finally:
-            if folder != root:
-                os.close(folder)
-            if root >= 0:
-                os.close(root)
-
-    def read(self, name: str = SINGLE, *, limit: int) -> bytes:
-        where, path = self.describe(name), self._inside(name)
-        with os_errors(where), plain_file(os.open(path, _READ & ~os.O_NOFOLLOW), where) as file:
-            data = file.read(limit + 1)
-        return within(data, limit, where)
-
-    def write_pieces(self, pieces: Iterable[Buffer], name: str = SINGLE, *, private: bool = False) -> None:
-        where = self.describe(name)
-        with os_errors(where), self._place(name, make=True) as (folder, tail):
-            _replace(folder, tail, pieces, where, 0o600 if private else 0o666)
-
-    def mark(self, name: str = SINGLE) -> str:
-        with os_errors(self.describe(name)), self._place(name) as (folder, tail):
-            status = os.stat(tail, dir_fd=folder, follow_symlinks=False)
-        return f"{status.st_dev} {status.st_ino} {status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
-
-    @contextmanager
-    def stream(self, name: str = SINGLE) -> Iterator[LocalSource]:
-        where = self.describe(name)
-        with os_errors(where), self._place(name) as (folder, tail):
-            descriptor = os.open(tail, _READ, dir_fd=folder)
-        with plain_file(descriptor, where, buffering=0) as file:
-            yield LocalSource(cast("RawIOBase", file), where)
-
-    @contextmanager
-    def open(self) -> Iterator[IO[bytes]]:
-        with os_errors(self.url):
-            descriptor = os.open(self.path, _READ)
-        with plain_file(descriptor, self.url) as file:
-            yield file
-
-    def remove(self, name: str = SINGLE) -> None:
-        with os_errors(self.describe(name)), self._place(name) as (folder, tail):
-            os.unlink(tail, dir_fd=folder)
-
-    def _inside(self, name: str) -> Path:
-        if name != SINGLE and escapes(name):
-            raise ObjectRefused(f"{printable(self.describe(name))} leads outside its root. Give a name below it.")
-        return self.path if name == SINGLE else self.path / name
-
-    @contextmanager
-    def _place(self, name: str, *, make: bool = False) -> Iterator[tuple[int, str]]:
-        """Give the descriptor of the folder that a name lies in, reached through no link below the root, and its last part."""
-        head, _, tail = name.rpartition("/")
-        if name == SINGLE:
-            path = self._inside(name)
-            if not path.name:
-                raise ConfigurationError(f"{printable(self.url)} is a folder. Give the path of a file.")
-            # What leads to the root is the author's choice, links and all.
-            base, flags, tail = path.absolute().parent, _PLACE & ~os.O_NOFOLLOW, path.name
-        else:
-            base, flags = self._inside(SINGLE), _PLACE
-            self._inside(name)
-        if make:
-            base.mkdir(parents=True, exist_ok=True)
-        root = folder = os.open(base, flags)
-        try:
-            folder = _open_folder(root, head, _PLACE, make=make)
-            yield folder, tail
-        finally:
-            if folder != root:
-                os.close(folder)
-            os.close(root)
-
-
-@contextmanager
-def plain_file(descriptor: int, where: str, *, buffering: int = -1) -> Iterator[IO[bytes]]:
-    """Make a file of a descriptor, which is closed in any case, unless it is no plain file."""
-    try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise ObjectRefused(f"{printable(where)} is not a plain file. Give the path of one.")
-        with os.fdopen(descriptor, "rb", buffering=buffering, closefd=False) as file:
-            yield cast("IO[bytes]", file)
-    finally:
-        os.close(descriptor)
-
-
-class LocalSource:
-    """A local file whose errors are told as every store's are."""
-
-    def __init__(self, file: RawIOBase, where: str) -> None:
-        self.file = file
-        self.where = where
-
-    def readinto(self, buffer: memoryview, /) -> int | None:
-        """Fill the buffer, or a part of it, and return how many bytes; 0 at the end."""
-        with os_errors(self.where):
-            return self.file.readinto(buffer)
-
-    def fileno(self) -> int:
-        """Return the file's descriptor."""
-        return self.file.fileno()
-
-
-def _replace(folder: int, name: str, pieces: Iterable[Buffer], where: str, mode: int) -> None:
-    """Put data at ``name`` whole or not at all: write beside it, fsync, rename, fsync the folder.
-
-    What is beside it has no name before it is whole: not even a process that is killed leaves a part behind.
-    """
-    with suppress(FileNotFoundError):
-        there = os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode
-        if not stat.S_ISREG(there) and not stat.S_ISLNK(there):
-            raise ObjectRefused(f"{printable(where)} is a folder, pipe or device, and is not replaced. Give another place.")
-    beside = f".{uuid.uuid4().hex}.tmp"
-    named = False
-    try:
-        # Less the umask: evidence and manifests are for others to read, as any file the task writes.
-        try:
-            descriptor = os.open(".", os.O_WRONLY | os.O_TMPFILE | os.O_CLOEXEC, mode, dir_fd=folder)
-        except OSError as error:
-            if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT):
-                raise
-            descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode, dir_fd=folder)
-            named = True
-        with os.fdopen(descriptor, "wb") as file:
-            for piece in pieces:
-                file.write(piece)
-            file.flush()
-            os.fsync(descriptor)
-            if not named:
-                os.link(f"/proc/self/fd/{descriptor}", beside, dst_dir_fd=folder, follow_symlinks=True)
-                named = True
-        os.replace(beside, name, src_dir_fd=folder, dst_dir_fd=folder)
-    except BaseException:
-        if named:
-            with suppress(OSError):
-                os.unlink(beside, dir_fd=folder)
-        raise
-    with suppress(PermissionError):  # a drop box, which may be written and not read; the file is there
-        listed = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=folder)
-        try:
-            os.fsync(listed)
-        finally:
-            os.close(listed)
-
-
-def _list_folder(descriptor: int, prefix: str, depth: int, found: Listing) -> None:
-    with os.scandir(descriptor) as entries:
-        for entry in entries:
-            if entry.is_file(follow_symlinks=False):
-                found.files.append(prefix + entry.name)
-            elif entry.is_dir(follow_symlinks=False):
-                _list_subfolder(descriptor, entry.name, prefix, depth + 1, found)
-            elif entry.is_symlink():
-                found.irregular.append(_describe_link(descriptor, entry.name, prefix))
-            else:
-                found.irregular.append(Irregular(prefix + entry.name, Kind.SPECIAL, "a socket, pipe or device"))
-
-
-def _list_subfolder(parent: int, name: str, prefix: str, depth: int, found: Listing) -> None:
-    if depth > MAX_DEPTH:
-        found.irregular.append(Irregular(prefix + name, Kind.UNREADABLE, f"nested deeper than {MAX_DEPTH} folders"))
-        return
-    try:
-        descriptor = os.open(name, _FOLDER, dir_fd=parent)
-    except OSError as error:
-        found.irregular.append(Irregular(prefix + name, Kind.UNREADABLE, error.strerror or "cannot be opened"))
-        return
-    try:
-        _list_folder(descriptor, f"{prefix}{name}/", depth, found)
-    except OSError as error:
-        found.irregular.append(Irregular(prefix + name, Kind.UNREADABLE, error.strerror or "cannot be listed"))
-    finally:
-        os.close(descriptor)
-
-
-def _describe_link(folder: int, name: str, prefix: str) -> Irregular:
-    try:
-        target = os.readlink(name, dir_fd=folder)
-    except OSError as error:
-        return Irregular(prefix + name, Kind.UNREADABLE, error.strerror or "a link that cannot be read")
-    landing = os.path.normpath(os.path.join("/" if target.startswith("/") else prefix, target))
-    if landing == ".." or landing.startswith(("/", "../")):
-        return Irregular(prefix + name, Kind.ESCAPING, "a symbolic link that leads outside the root")
-    return Irregular(prefix + name, Kind.SYMLINK, "a symbolic link")
-
-
-def _open_folder(root: int, path: str, flags: int = _FOLDER, *, make: bool = False) -> int:
-    """Open a folder below ``root`` component by component, following no link."""
-    folder = root
-    for part in path.split("/") if path else ():
-        try:
-            if make:
-                with suppress(FileExistsError):
-                    os.mkdir(part, dir_fd=folder)
-            inner = os.open(part, flags, dir_fd=folder)
-        finally:
-            if folder != root:
-                os.close(folder)
-        folder = inner
-    return folder
-
-
-class _Grows(Exception):
-    """Somebody is still writing the file: there is no end to wait for."""
-
-
-def _scan_file(name: str, tail: str, folder: int, hasher: Hasher, buffers: list[memoryview]) -> Scanned:
-    descriptor = os.open(tail, _READ, dir_fd=folder)
-    try:
-        status = os.fstat(descriptor)
-        if status.st_mode & 0o170000 != stat.S_IFREG:
-            raise ObjectRefused
-        expected = status.st_size
-        size = 0
-        if expected < 65536:
-            # One read shows the end of a small file as well: a short read of a plain file is its end.
-            data = os.read(descriptor, expected + 1)
-            hasher.update(data)
-            size = len(data)
-            if size == expected:
-                return Scanned(name, hasher.digest(), size)
-            if size > expected > 0:
-                raise _Grows
-        if not buffers:
-            buffers.append(memoryview(bytearray(CHUNK)))
-        while count := os.readv(descriptor, buffers):
-            hasher.update(buffers[0][:count])
-            size += count
-            if size > expected > 0:  # the system's own files say that they are empty
-                raise _Grows
-        return Scanned(name, hasher.digest(), size)
-    finally:
-        os.close(descriptor)
 
 
 def open_store(
@@ -555,29 +110,3 @@ def open_store(
             raise ConfigurationError(f"{scheme}:// URLs cannot be read here ({place_of(error)}).") from None
     # What follows a "?" may be a signature, which opens the file to whoever reads it in a log.
     return FsspecStore(f"{scheme}://{rest}".partition("?")[0].rstrip("/"), *filesystem)
-
-
-def within(data: bytes, limit: int, where: str) -> bytes:
-    if len(data) > limit:
-        raise StorageError(f"{printable(where)} is larger than {limit} bytes. Give the file that was meant.")
-    return data
-
-
-def _from_os(error: OSError, where: str) -> StorageError:
-    where = printable(where)
-    reason = error.strerror or type(error).__name__
-    if isinstance(error, FileNotFoundError):
-        return ObjectMissing(f"{where} does not exist. Check the path, or run the task that writes it first.")
-    if isinstance(error, PermissionError):
-        return AccessDenied(f"{where} may not be read or written: {reason}. Grant the task's user access to it.")
-    if error.errno in (errno.ELOOP, errno.ENOTDIR):
-        return ObjectRefused(f"{where} leads through a link or a file: {reason}. Give a path of plain folders.")
-    return StorageError(f"{where}: {reason}")
-
-
-@contextmanager
-def os_errors(where: str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise _from_os(error, where) from error

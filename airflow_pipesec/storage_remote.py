@@ -11,7 +11,7 @@ from typing import IO, TYPE_CHECKING, Any, cast
 
 from airflow_pipesec.errors import AccessDenied, ConfigurationError, ObjectMissing, PipesecError, StorageError, place_of
 from airflow_pipesec.findings import printable
-from airflow_pipesec.storage import (
+from airflow_pipesec.storage_base import (
     CHUNK,
     MAX_DEPTH,
     SINGLE,
