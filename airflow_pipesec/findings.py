@@ -108,8 +108,8 @@ class Finding:
 
     ``count`` is how many things the finding speaks for (a tree of a million good files is one finding with that count).
     ``severity`` overrides the control's own where the source of the rule carries one. A passing finding that examined nothing
-    would be silence dressed as evidence, so ``count`` must be at least 1 for a pass; anything else raises :class:`ValueError`, and
-    a part of the wrong type :class:`TypeError`.
+    would be silence dressed as evidence, so ``count`` must be at least 1 for a pass; anything else raises :class:`ValueError`,
+    and a part of the wrong type :class:`TypeError`.
 
     ``message`` carries names, counts, digests and offsets, never a value from the data.
     """

@@ -4,8 +4,8 @@
 is reached through a symbolic link, and no name leads out of it.
 
 :mod:`airflow_pipesec.storage_base` holds the contract, :mod:`airflow_pipesec.storage_local` the local store, and
-:mod:`airflow_pipesec.storage_remote`, imported when a URL asks for it, S3 and fsspec. None of it knows Airflow. The guards hand in
-a boto3 client or an fsspec filesystem made from a connection.
+:mod:`airflow_pipesec.storage_remote`, imported when a URL asks for it, S3 and fsspec. None of it knows Airflow. The guards hand
+in a boto3 client or an fsspec filesystem made from a connection.
 """
 
 from __future__ import annotations
