@@ -29,6 +29,12 @@ CHUNK = 64 << 10
 TAG = 16
 BATCH = 16  # chunks that are read and given on at once
 VERSION = b"age-encryption.org/v1\n"
+ARMOR = b"-----BEGIN AGE ENCRYPTED FILE-----"
+# Those of age and rage, and of the plugins that age's authors publish. A header may have others beside them, put there so that
+# programs stay used to meeting what they do not know.
+KNOWN_KINDS = frozenset(
+    ("X25519", "scrypt", "ssh-ed25519", "ssh-rsa", "piv-p256", "mlkem768x25519", "p256tag", "mlkem768p256tag")
+)
 MAX_HEADER = 1 << 20
 _X25519_INFO = b"age-encryption.org/v1/X25519"
 _ZERO_NONCE = bytes(12)
@@ -110,6 +116,12 @@ class Header(NamedTuple):
     def kinds(self) -> tuple[str, ...]:
         """The kinds of recipient, such as ``X25519``, each once, in order."""
         return tuple(dict.fromkeys(stanza.kind for stanza in self.stanzas))
+
+    @property
+    def recipients(self) -> str:
+        """What kinds of recipient there are, for people. An unknown one is not quoted: anything may be written there."""
+        known = [kind for kind in self.kinds if kind in KNOWN_KINDS]
+        return f"recipients of kind {', '.join(known)}" if known else "recipients of unknown kinds alone"
 
 
 def encrypted(source: Source, recipients: Sequence[Recipient]) -> Iterator[memoryview]:
@@ -241,6 +253,10 @@ _ARGUMENTS = re.compile(rb"-> [\x21-\x7e]+(?: [\x21-\x7e]+)*\n")
 
 def _parse(reader: _Reader) -> Header:
     if (start := reader.line()) != VERSION:
+        if start.strip() == ARMOR:
+            raise EncryptionError(
+                "it is an age file in armor, which is text; only the binary form, without --armor, is read here"
+            )
         known = start.startswith(b"age-encryption.org/")
         raise EncryptionError("the version of the format is not v1" if known else "it does not begin as an age file does")
     signed = VERSION
@@ -262,7 +278,10 @@ def _parse(reader: _Reader) -> Header:
             body += text[:-1]
             if len(text) < 65:
                 break
-        stanzas.append(Stanza(kind, tuple(arguments), _unbase64(body)))
+        stanza = Stanza(kind, tuple(arguments), _unbase64(body))
+        if kind == "X25519" and (len(arguments) != 1 or len(_share(stanza)) != 32 or len(stanza.body) != 32):
+            raise EncryptionError("an X25519 recipient of the header is malformed")
+        stanzas.append(stanza)
     if not stanzas:
         raise EncryptionError("the header names no recipient")
     if len(stanzas) > 1 and any(stanza.kind == "scrypt" for stanza in stanzas):
@@ -295,9 +314,7 @@ def _unwrap(header: Header, identities: Sequence[Identity]) -> bytes:
         raise ConfigurationError("there is no identity. Give at least one private key (AGE-SECRET-KEY-1…) to decrypt with.")
     ours = [stanza for stanza in header.stanzas if stanza.kind == "X25519"]
     for stanza in ours:
-        share = _unbase64(stanza.arguments[0].encode()) if len(stanza.arguments) == 1 else b""
-        if len(share) != 32 or len(stanza.body) != 32:
-            raise EncryptionError("an X25519 recipient of the header is malformed")
+        share = _share(stanza)
         for identity in identities:
             try:
                 secret = identity.key.exchange(X25519PublicKey.from_public_bytes(share))
@@ -308,7 +325,12 @@ def _unwrap(header: Header, identities: Sequence[Identity]) -> bytes:
                 return ChaCha20Poly1305(key).decrypt(_ZERO_NONCE, stanza.body, None)
             except InvalidTag:
                 continue
-    raise EncryptionError(f"it is not encrypted for the given identity; its recipients are of kind {', '.join(header.kinds)}")
+    raise EncryptionError(f"it is not encrypted for the given identity; it has {header.recipients}")
+
+
+def _share(stanza: Stanza) -> bytes:
+    """Return the ephemeral public key of an X25519 recipient."""
+    return _unbase64(stanza.arguments[0].encode())
 
 
 def _check_mac(header: Header, file_key: bytes) -> None:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["identities_from", "recipients_from", "unwrap_identity", "wrap_identity", "write_identity"]
 
 MAX_KEY_FILE = 1 << 20
+_SECRET = "AGE-SECRET-KEY-"  # noqa: S105 - how every private key begins
 KMS_FORMAT = "pipesec/kms-wrapped-age-identity/v1"
 Source = Callable[[str], str]
 
@@ -40,16 +42,20 @@ def identities_from(reference: str, sources: Mapping[str, Source] | None = None)
     Raises :class:`ConfigurationError`, which holds nothing of the key, for a reference that leads to none, and
     :class:`AccessDenied` for a key file that others may read.
     """
-    scheme, separator, rest = reference.partition(":")
-    if scheme.upper().startswith("AGE-SECRET-KEY-"):
+    if not isinstance(reference, str):
+        raise ConfigurationError(f"identity= is a {type(reference).__name__}. Give a reference to a key, such as file:PATH.")
+    if _SECRET in reference.upper():
         raise ConfigurationError(
             "identity= is a private key itself, which everybody who may see the DAG could read. Give a reference to it: "
             "file:PATH, env:NAME, kms:PATH, connection:ID or variable:NAME."
         )
+    scheme, separator, rest = reference.partition(":")
     known: dict[str, Source] = {"file": _from_file, "env": _from_environment, "kms": _from_kms, **(sources or {})}
     if not separator or scheme not in known or not rest:
+        # What is no reference may be a secret: nothing is quoted but a plain word that stands where a scheme does.
+        shown = f"{scheme}:…" if separator and re.fullmatch(r"[a-z]{1,16}", scheme) else ""
         raise ConfigurationError(
-            f"identity={printable(scheme)}:… is no reference to a key. Use one of {', '.join(f'{name}:…' for name in known)}."
+            f"identity={shown} is no reference to a key. Use one of {', '.join(f'{name}:…' for name in known)}."
         )
     identities = [Identity.parse(line) for line in _lines(known[scheme](rest))]
     if not identities:
@@ -63,7 +69,7 @@ def recipients_from(given: str | list[str] | tuple[str, ...]) -> list[Recipient]
     for item in [given] if isinstance(given, str) else given:
         if not isinstance(item, str):
             raise ConfigurationError(f"a recipient is a {type(item).__name__}. Give public keys (age1…) or file:PATH.")
-        if item.upper().startswith("AGE-SECRET-KEY-"):
+        if _SECRET in item.upper():
             raise ConfigurationError("a recipient is a private key. Give the public key, which starts with age1; keep the other.")
         scheme, _, path = item.partition(":")
         texts = _lines(_read(Path(path)).decode("utf-8", "replace")) if scheme == "file" else [item]

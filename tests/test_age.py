@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_pipesec.age import CHUNK, Identity, Recipient, decrypted, encrypted, new_identity, payload_fits
-from airflow_pipesec.errors import AccessDenied, ConfigurationError, EncryptionError, StorageError
+from airflow_pipesec.errors import AccessDenied, ConfigurationError, EncryptionError, ObjectMissing, StorageError
 from airflow_pipesec.keys import identities_from, recipients_from, unwrap_identity, wrap_identity, write_identity
 from tests.servers import missing
 
@@ -222,6 +222,48 @@ def test_a_key_itself_is_no_reference() -> None:
             recipients_from(given_key)
 
 
+@pytest.mark.parametrize(
+    "around",
+    [
+        "{}", " {}", "\n{}", "\t{}\n", '"{}"', "'{}'", "# my key\n{}", "# public key: age1x\n{}", "env:{}", "file:{}", "key:{}",
+        "variable:{}", "kms:{}", "connection:{}", "env: {}", "password={}", "{}:x", "file:/x/{}/y",
+    ],
+)  # fmt: skip
+def test_a_key_in_the_place_of_a_reference_shows_in_no_error(around: str) -> None:
+    secret = new_identity().reveal()
+    for text in (around.format(secret), around.format(secret.lower()), around.format(secret.title())):
+        for ask in (identities_from, recipients_from):
+            with pytest.raises(ConfigurationError, match="private key") as caught:
+                ask(text)
+            assert secret[18:30].lower() not in str(caught.value).lower()
+
+
+@pytest.mark.parametrize(
+    ("reference", "shown"),
+    [
+        ("hunter2", False),
+        ("Hunter:2", False),
+        ("hunter2:x", False),
+        ("correct horse battery staple:x", False),
+        ("correcthorsebatterystaple:x", False),
+        ("hunter", False),
+        ("vault:x", True),
+        ("ftp:key", True),
+    ],
+)
+def test_what_is_no_reference_is_quoted_only_as_a_plain_word_before_a_colon(reference: str, shown: bool) -> None:
+    with pytest.raises(ConfigurationError, match="no reference to a key") as caught:
+        identities_from(reference)
+    word = reference.partition(":")[0]
+    assert (f"{word}:…" in str(caught.value)) == shown
+    assert shown or not word or word not in str(caught.value)
+
+
+def test_a_reference_that_is_no_text_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="NoneType"):
+        identities_from(None)  # type: ignore[arg-type] # tested
+
+
 def test_recipients_come_from_a_file(tmp_path: Path) -> None:
     one, two = new_identity().recipient, new_identity().recipient
     (tmp_path / "r").write_text(f"# team\n{one}\n\n{two}\n")
@@ -256,3 +298,28 @@ def test_kms_wraps_an_identity_and_unwraps_it(tmp_path: Path, kms: Any) -> None:
         (tmp_path / "broken").write_text(wrong)
         with pytest.raises(ConfigurationError, match="is not one"):
             unwrap_identity(tmp_path / "broken", kms)
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "error"),
+    [
+        ("AccessDeniedException", 400, AccessDenied),
+        ("InvalidCiphertextException", 400, AccessDenied),
+        ("IncorrectKeyException", 400, AccessDenied),
+        ("DisabledException", 400, AccessDenied),
+        ("NotFoundException", 400, ObjectMissing),
+        ("ThrottlingException", 400, StorageError),
+        ("KMSInternalException", 500, StorageError),
+    ],
+)
+def test_what_kms_refuses_is_told_apart_from_what_a_retry_may_cure(
+    tmp_path: Path, kms: Any, code: str, status: int, error: type[StorageError]
+) -> None:
+    from botocore.stub import Stubber
+
+    wrap_identity(tmp_path / "wrapped", kms.create_key()["KeyMetadata"]["Arn"], kms)
+    with Stubber(kms) as stub:
+        stub.add_client_error("decrypt", code, http_status_code=status)
+        with pytest.raises(StorageError, match=code) as caught:
+            unwrap_identity(tmp_path / "wrapped", kms)
+    assert type(caught.value) is error

@@ -1,4 +1,4 @@
-"""Encryption at rest: what is encrypted passes with its reason, what is not fails, and no tampered file yields plaintext."""
+"""Encryption: what was encrypted comes back as it was, no tampered file yields plaintext, and nothing else is deleted."""
 
 from __future__ import annotations
 
@@ -6,8 +6,13 @@ import json
 import os
 import random
 import shutil
+import signal
 import subprocess
+import sys
+import time
 from collections import Counter
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -18,10 +23,10 @@ from airflow_pipesec.age import Identity, new_identity
 from airflow_pipesec.checks.devices import Machine
 from airflow_pipesec.checks.encryption import decrypt, encrypt, encrypted_locally
 from airflow_pipesec.cli import main
-from airflow_pipesec.errors import ConfigurationError
+from airflow_pipesec.errors import AccessDenied, ConfigurationError, ObjectMissing
 from airflow_pipesec.findings import Finding, Status
 from airflow_pipesec.operators import DecryptArtifactOperator, EncryptArtifactOperator, EncryptionAtRestOperator
-from airflow_pipesec.storage import LocalStore
+from airflow_pipesec.storage import LocalStore, Source, open_store
 from tests.conftest import RunTask
 
 US = new_identity()
@@ -135,6 +140,15 @@ def test_neither_form_replaces_the_other(plain: Path) -> None:
     for target in (plain, plain / "inside"):
         with pytest.raises(ConfigurationError, match="lies in what is read"):
             sealing(plain, target)
+    for target in (plain.parent, plain.parent.parent, Path("/")):
+        with pytest.raises(ConfigurationError, match="may replace what is to be read"):
+            sealing(plain, target)
+        with pytest.raises(ConfigurationError, match="may replace what is to be read"):
+            opening(plain, target)
+    assert contents(plain) == FILES
+    bucket = open_store("s3://b/raw"), open_store("s3://b")
+    with pytest.raises(ConfigurationError, match="may replace what is to be read"):
+        list(encrypt(*bucket, [US.recipient]))
 
 
 def test_what_is_not_there_is_a_failure(tmp_path: Path) -> None:
@@ -156,6 +170,177 @@ def test_the_plain_form_is_deleted_only_when_asked_for_and_everything_is_encrypt
     assert contents(tmp_path / "back").keys() >= FILES.keys()
     with pytest.raises(ConfigurationError, match="remove_source"):
         list(encrypt(LocalStore(plain), LocalStore(tmp_path / "no"), us, remove_source="False"))  # type: ignore[arg-type] # tested
+
+
+class Meddled(LocalStore):
+    """A folder in which something happens just before one of its files is read."""
+
+    def __init__(self, path: Path, before: str, happens: Callable[[], object]) -> None:
+        super().__init__(path)
+        self.before, self.happens = before, happens
+
+    def stream(self, name: str = ".") -> AbstractContextManager[Source]:
+        if name == self.before:
+            self.happens()
+        return super().stream(name)
+
+
+def rewritten(root: Path) -> None:
+    (root / "a.csv").write_bytes(FILES["a.csv"])  # of the same bytes
+
+
+def added(root: Path) -> None:
+    (root / "new").write_bytes(b"x")
+
+
+def removed(root: Path) -> None:
+    (root / "a.csv").unlink()
+
+
+def emptied(root: Path) -> None:
+    shutil.rmtree(root)
+    root.mkdir()
+
+
+def linked(root: Path) -> None:
+    (root / "a.csv").rename(root.parent / "elsewhere")
+    (root / "a.csv").symlink_to(root.parent / "elsewhere")
+
+
+def swapped(root: Path) -> None:
+    victim = build(root.parent / "victim", {"b.bin": b"precious", "empty": b""})
+    (root / "deep").rename(root.parent / "moved")
+    (root / "deep").symlink_to(victim)
+
+
+@pytest.mark.parametrize(
+    ("before", "happens"),
+    [
+        ("deep/b.bin", rewritten),
+        ("deep/b.bin", added),
+        ("deep/b.bin", removed),
+        ("deep/empty", emptied),
+        ("deep/b.bin", linked),
+        ("z", swapped),
+    ],
+)
+def test_nothing_is_deleted_when_anything_changed_while_it_was_encrypted(
+    plain: Path, tmp_path: Path, before: str, happens: Callable[[Path], None]
+) -> None:
+    (plain / "z").write_bytes(b"last")
+    later: list[dict[str, bytes]] = []
+
+    def meddle() -> None:
+        happens(plain)
+        later.append(contents(tmp_path))
+
+    source = Meddled(plain, before, meddle)
+    try:
+        findings = list(encrypt(source, LocalStore(tmp_path / "sealed"), [US.recipient], remove_source=True))
+    except ObjectMissing:
+        findings = []  # what was listed is gone: a retry starts anew
+    assert not findings or bad(findings)
+    assert not any("plain form was deleted" in finding.message for finding in findings)
+    assert later[0].items() <= contents(tmp_path).items(), "something that was there then is gone or changed"
+
+
+def test_a_file_that_is_rewritten_while_it_is_read_is_not_deleted(tmp_path: Path) -> None:
+    (tmp_path / "one").write_bytes(b"old")
+    source = Meddled(tmp_path / "one", ".", lambda: (tmp_path / "one").write_bytes(b"new"))
+    (finding,) = encrypt(source, LocalStore(tmp_path / "one.age"), [US.recipient], remove_source=True)
+    assert (finding.status, finding.message) == (Status.FAIL, "was changed while it was encrypted; nothing was deleted")
+    assert (tmp_path / "one").read_bytes() == b"new"
+
+
+def test_a_link_in_the_way_is_a_finding_and_nothing_goes_through_it(plain: Path, sealed: Path, tmp_path: Path) -> None:
+    (tmp_path / "public").mkdir()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/deep").symlink_to(tmp_path / "public")
+    assert bad(opening(sealed, tmp_path / "out")) == {("ciphertext-authentic", "fail"): 2}
+    assert contents(tmp_path / "out") == {"a.csv": FILES["a.csv"]}
+    (tmp_path / "link").symlink_to(sealed)
+    before = contents(sealed)
+    findings = opening(sealed, tmp_path / "link")
+    assert bad(findings) == {("ciphertext-authentic", "fail"): 3}
+    assert all("leads through a link" in finding.message for finding in findings)
+    us = [US.recipient]
+    assert bad(list(encrypt(LocalStore(plain), LocalStore(tmp_path / "link"), us, remove_source=True))) == {
+        ("artifact-encrypted", "fail"): 3
+    }
+    assert contents(sealed) == before
+    assert contents(plain) == FILES
+
+
+@pytest.mark.parametrize("name", ["..age", "...age", "x/..age", "x/...age", "x/.age"])
+def test_an_encrypted_file_without_a_name_is_a_finding(tmp_path: Path, name: str) -> None:
+    (tmp_path / "plain").write_bytes(b"x")
+    for place in (name, "zz.age"):
+        sealing(tmp_path / "plain", tmp_path / "sealed" / place)
+    findings = opening(tmp_path / "sealed", tmp_path / "out")
+    assert bad(findings) == {("ciphertext-authentic", "fail"): 1}
+    assert contents(tmp_path / "out") == {"zz": b"x"}
+
+
+def test_a_file_beside_a_folder_of_its_name_is_a_finding(tmp_path: Path) -> None:
+    (tmp_path / "plain").write_bytes(b"x")
+    for place in ("a.age", "a/b.age", "zz.age"):
+        sealing(tmp_path / "plain", tmp_path / "sealed" / place)
+    assert bad(opening(tmp_path / "sealed", tmp_path / "out")) == {("ciphertext-authentic", "fail"): 1}
+    assert contents(tmp_path / "out") == {"a/b": b"x", "zz": b"x"}
+
+
+def test_what_may_not_be_written_or_read_is_an_error_of_that_file(sealed: Path, tmp_path: Path) -> None:
+    class Forbidden(LocalStore):
+        def stream(self, name: str = ".") -> AbstractContextManager[Source]:
+            if name == "a.csv.age":
+                raise AccessDenied("a.csv.age may not be read")
+            return super().stream(name)
+
+    findings = list(decrypt(Forbidden(sealed), LocalStore(tmp_path / "out"), [US]))
+    assert bad(findings) == {("ciphertext-authentic", "error"): 1}
+    assert set(contents(tmp_path / "out")) == {"deep/b.bin", "deep/empty"}
+
+
+def test_what_was_decrypted_is_for_its_owner_alone(sealed: Path, tmp_path: Path) -> None:
+    opening(sealed, tmp_path / "back")
+    modes = {path.stat().st_mode & 0o777 for path in (tmp_path / "back").rglob("*") if path.is_file()}
+    assert modes == {0o600}
+    assert (sealed / "a.csv.age").stat().st_mode & 0o044, "what is encrypted is for others to carry"
+
+
+def test_a_process_that_is_killed_leaves_no_part_of_what_it_decrypted(tmp_path: Path) -> None:
+    plain, out = tmp_path / "plain", tmp_path / "out"
+    out.mkdir()
+    try:
+        os.close(os.open(out, os.O_TMPFILE | os.O_WRONLY))
+    except OSError:
+        pytest.skip("this file system has no nameless files, and what is written has a name at once")
+    plain.touch()
+    os.truncate(plain, 192 << 20)
+    sealing(plain, tmp_path / "x.age")
+    (tmp_path / "key").write_text(US.reveal())
+    (tmp_path / "key").chmod(0o600)
+    command = [sys.executable, "-m", "airflow_pipesec.cli", "decrypt", tmp_path / "x.age", "-o", out / "plain"]
+    process = subprocess.Popen([*command, "-i", f"file:{tmp_path}/key"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    def written() -> int:
+        """How much the process has written to a file below ``out``, with or without a name."""
+        sizes = [0]
+        for link in Path(f"/proc/{process.pid}/fd").glob("*"):
+            try:
+                if str(link.readlink()).startswith(f"{out}/"):
+                    sizes.append(link.stat().st_size)
+            except OSError:
+                continue  # closed meanwhile
+        return max(sizes)
+
+    end = time.monotonic() + 60
+    while written() < 8 << 20 and process.poll() is None and time.monotonic() < end:
+        time.sleep(0.001)
+    process.send_signal(signal.SIGKILL)
+    (tmp_path / "x.age").unlink()  # large, and pytest keeps folders
+    assert process.wait() == -signal.SIGKILL, "it was done before it was killed"
+    assert not list(out.iterdir())
 
 
 # ---- the guards and the command
@@ -207,252 +392,3 @@ def test_the_command_makes_a_key_encrypts_and_decrypts(plain: Path, tmp_path: Pa
     code, out = run("decrypt", tmp_path / "sealed", "-o", tmp_path / "again", "-i", f"file:{tmp_path}/key", "--json")
     assert (code, json.loads(out)["blocking_controls"]) == (1, ["ciphertext-authentic"])
     assert run("decrypt", tmp_path / "sealed", "-o", tmp_path / "no", "-i", "env:NOT_SET")[0] == 2
-
-
-# ---- at rest: files
-
-
-PLAIN_DISK = Machine()
-
-
-def recorded(tmp_path: Path, number: str, *, kind: str = "ext4", source: str = "/dev/vda1", point: str = "/") -> Machine:
-    """A machine on which the device of these tests' files is what the test says."""
-    root = tmp_path / "machine"
-    (root / "proc/self").mkdir(parents=True)
-    (root / "proc/self/mountinfo").write_text(f"22 1 {number} / {point} rw,relatime shared:1 - {kind} {source} rw\n")
-    (root / "sys/dev/block").mkdir(parents=True)
-    (root / "sys/class/block").mkdir(parents=True)
-    return Machine(root)
-
-
-def device(
-    machine: Machine, name: str, number: str, *, parent: str = "", uuid: str = "", dm_name: str = "", slaves: tuple[str, ...] = ()
-) -> None:
-    """Lay out a block device as Linux does: its folder under devices, and links to it by number and by name."""
-    folder = machine.root / "sys/devices/virtual/block" / parent / name
-    (folder / "slaves").mkdir(parents=True)
-    (folder / "dev").write_text(number + "\n")
-    if parent:
-        (folder / "partition").write_text("1\n")
-    if uuid:
-        (folder / "dm").mkdir()
-        (folder / "dm/uuid").write_text(uuid + "\n")
-        (folder / "dm/name").write_text(dm_name + "\n")
-    for slave in slaves:
-        (target,) = (machine.root / "sys/devices/virtual/block").rglob(slave + "/dev")
-        (folder / "slaves" / slave).symlink_to(target.parent)
-    (machine.root / "sys/dev/block" / number).symlink_to(folder)
-    (machine.root / "sys/class/block" / name).symlink_to(folder)
-
-
-@pytest.fixture
-def number(tmp_path: Path) -> str:
-    """The number of the device that the tests' files really lie on."""
-    status = tmp_path.stat().st_dev
-    return f"{os.major(status)}:{os.minor(status)}"
-
-
-def verdict(path: Path, machine: Machine) -> tuple[str, str]:
-    (finding,) = [f for f in at_rest(path, machine) if f.control.id == "encrypted-at-rest"]
-    return finding.status.value, finding.message
-
-
-@pytest.fixture
-def file(tmp_path: Path) -> Path:
-    (tmp_path / "file").write_bytes(b"plain")
-    return tmp_path / "file"
-
-
-LUKS = "CRYPT-LUKS2-1f0d7a52-data"
-
-
-@pytest.mark.parametrize(
-    ("uuid", "status"),
-    [
-        ("CRYPT-LUKS1-1f0d7a52-data", "pass"),
-        (LUKS, "pass"),
-        ("CRYPT-PLAIN-data", "pass"),
-        ("CRYPT-VERITY-1f0d7a52-data", "fail"),
-        ("CRYPT-INTEGRITY-data", "fail"),
-        ("LVM-1f0d7a52", "fail"),
-        ("mpath-1f0d7a52", "fail"),
-    ],
-)
-def test_a_device_is_encrypted_by_dm_crypt_and_by_nothing_that_only_sounds_like_it(
-    file: Path, tmp_path: Path, number: str, uuid: str, status: str
-) -> None:
-    machine = recorded(tmp_path, number, source="/dev/mapper/data")
-    device(machine, "vda", "254:9999")
-    device(machine, "dm-0", number, uuid=uuid, dm_name="data", slaves=("vda",))
-    assert verdict(file, machine)[0] == status
-
-
-def test_a_volume_on_encrypted_disks_is_encrypted_when_all_of_them_are(file: Path, tmp_path: Path, number: str) -> None:
-    machine = recorded(tmp_path, number, source="/dev/mapper/vg-data")
-    device(machine, "vda", "8:1")
-    device(machine, "vdb", "8:2")
-    device(machine, "dm-1", "253:1", uuid=LUKS, dm_name="one", slaves=("vda",))
-    device(machine, "dm-2", "253:2", uuid=LUKS, dm_name="two", slaves=("vdb",))
-    device(machine, "dm-0", number, uuid="LVM-x", dm_name="vg-data", slaves=("dm-1", "dm-2"))
-    assert verdict(file, machine)[0] == "pass"
-    shutil.rmtree(machine.root / "sys/devices/virtual/block/dm-2/dm")
-    status, text = verdict(file, machine)
-    assert (status, "nothing encrypts vdb" in text) == ("fail", True)
-
-
-def test_a_partition_is_as_good_as_its_disk(file: Path, tmp_path: Path, number: str) -> None:
-    machine = recorded(tmp_path, number)
-    device(machine, "vda", "8:1")
-    device(machine, "vda1", number, parent="vda")
-    status, text = verdict(file, machine)
-    assert (status, "nothing encrypts vda" in text) == ("fail", True)
-
-
-@pytest.mark.parametrize("kind", ["overlay", "nfs4", "fuse.sshfs", "xfs"])
-def test_what_cannot_be_seen_is_an_error_and_no_pass(file: Path, tmp_path: Path, number: str, kind: str) -> None:
-    assert verdict(file, recorded(tmp_path, number, kind=kind, source="none"))[0] == "error"
-
-
-def test_memory_is_not_encrypted(file: Path, tmp_path: Path, number: str) -> None:
-    assert verdict(file, recorded(tmp_path, number, kind="tmpfs", source="tmpfs"))[0] == "fail"
-
-
-def test_every_disk_of_a_btrfs_counts(file: Path, tmp_path: Path, number: str) -> None:
-    machine = recorded(tmp_path, "0:77", kind="btrfs", source="/dev/mapper/one")
-    (machine.root / "proc/self/mountinfo").write_text(f"22 1 {number} / / rw - btrfs /dev/mapper/one rw\n")
-    device(machine, "vda", "8:1")
-    device(machine, "vdb", "8:2")
-    device(machine, "dm-1", "253:1", uuid=LUKS, dm_name="one", slaves=("vda",))
-    members = machine.root / "sys/fs/btrfs/1f0d7a52/devices"
-    members.mkdir(parents=True)
-    (members / "dm-1").symlink_to(machine.root / "sys/devices/virtual/block/dm-1")
-    assert verdict(file, machine)[0] == "pass"
-    (members / "vdb").symlink_to(machine.root / "sys/devices/virtual/block/vdb")
-    assert verdict(file, machine)[0] == "fail"
-
-
-@pytest.mark.parametrize(
-    ("answer", "status"),
-    [("aes-256-gcm", "pass"), ("off", "fail"), ("-", "error"), ("aes-256-gcm; rm", "error"), (None, "error")],
-)
-def test_zfs_is_asked(
-    file: Path, tmp_path: Path, number: str, monkeypatch: pytest.MonkeyPatch, answer: str | None, status: str
-) -> None:
-    machine = recorded(tmp_path, number, kind="zfs", source="tank/data")
-    tools = tmp_path / "bin"
-    tools.mkdir()
-    if answer is not None:
-        script = f'#!/bin/sh\n[ "$*" = "get -H -p -o value encryption tank/data" ] || exit 1\necho "{answer}"\n'
-        (tools / "zfs").write_text(script)
-        (tools / "zfs").chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tools}:/usr/bin:/bin")
-    assert verdict(file, machine)[0] == status
-
-
-def test_age_files_are_encrypted_on_any_disk(sealed: Path, tmp_path: Path, number: str) -> None:
-    machine = recorded(tmp_path, number)
-    device(machine, "vda", number)
-    (finding,) = at_rest(sealed, machine)
-    assert (finding.status, finding.count) == (Status.PASS, 3)
-    assert "age format, recipients of kind X25519" in finding.message
-    (sealed / "clear").write_bytes(b"x")
-    assert bad(at_rest(sealed, machine)) == {("encrypted-at-rest", "fail"): 1}
-
-
-@pytest.mark.parametrize("kind", ["cut", "extended", "fake", "header only"])
-def test_what_only_looks_like_age_is_not(plain: Path, tmp_path: Path, number: str, kind: str) -> None:
-    machine = recorded(tmp_path, number)
-    device(machine, "vda", number)
-    sealing(plain / "a.csv", tmp_path / "x.age")
-    whole = (tmp_path / "x.age").read_bytes()
-    header = whole.index(b"\n---") + 49
-    cut = header + 16 + 10
-    changed = {
-        "cut": whole[:cut],
-        "extended": whole + b"x" * 65552,
-        "fake": whole[:header] + (b"1,2,3\n" * len(whole))[: len(whole) - header],
-        "header only": whole[:header],
-    }[kind]
-    (tmp_path / "x.age").write_bytes(changed)
-    assert verdict(tmp_path / "x.age", machine)[0] == "fail"
-
-
-def test_a_link_a_pipe_and_an_unreadable_file_are_no_pass(plain: Path, tmp_path: Path, number: str) -> None:
-    machine = recorded(tmp_path, number)
-    device(machine, "dm-0", number, uuid=LUKS, dm_name="data")
-    (plain / "link").symlink_to("/etc/hostname")
-    os.mkfifo(plain / "pipe")
-    assert bad(at_rest(plain, machine)) == {("storage-looked-at", "fail"): 2}
-
-
-def test_a_tree_of_empty_files_was_not_examined(tmp_path: Path) -> None:
-    build(tmp_path / "empty", {"a": b"", "b": b""})
-    assert bad(at_rest(tmp_path / "empty")) == {("storage-looked-at", "fail"): 1}
-
-
-def test_fscrypt_on_a_real_file_system(tmp_path: Path) -> None:
-    """On a loop device, by the kernel's own interface (fscrypt, policy v2)."""
-    import fcntl
-    import struct
-
-    if os.geteuid() or not shutil.which("mkfs.ext4") or not Path("/dev/loop-control").exists():
-        pytest.skip("needs root, mkfs.ext4 and loop devices")
-    image, mount = tmp_path / "image", tmp_path / "mount"
-    mount.mkdir()
-    image.touch()
-    os.truncate(image, 64 << 20)
-    if subprocess.run(["mkfs.ext4", "-q", "-O", "encrypt", image], check=False).returncode:
-        pytest.skip("mkfs.ext4 makes no file system that can encrypt")
-    if subprocess.run(["mount", "-o", "loop", image, mount], check=False, capture_output=True).returncode:
-        pytest.skip("mounting is not allowed here")
-    try:
-        key = os.urandom(64)
-        argument = bytearray(struct.pack("<II32sII32s", 2, 0, b"", len(key), 0, b"") + key)
-        top = os.open(mount, os.O_RDONLY)
-        try:
-            fcntl.ioctl(top, 0xC0506617, argument, True)  # FS_IOC_ADD_ENCRYPTION_KEY
-        except OSError as error:
-            pytest.skip(f"the kernel knows no fscrypt: {error.strerror}")
-        finally:
-            os.close(top)
-        (mount / "sealed").mkdir()
-        folder = os.open(mount / "sealed", os.O_RDONLY)
-        policy = bytearray(struct.pack("<BBBB4s16s", 2, 1, 4, 3, b"", bytes(argument[8:24])))
-        fcntl.ioctl(folder, 0x800C6613, policy)  # FS_IOC_SET_ENCRYPTION_POLICY
-        os.close(folder)
-        (mount / "sealed/a").write_bytes(b"x" * 5000)
-        (mount / "clear").write_bytes(b"x" * 5000)
-        assert [(f.status, f.message) for f in at_rest(mount / "sealed")] == [(Status.PASS, "1 file: fscrypt encrypts the file")]
-        assert bad(at_rest(mount / "clear"))
-    finally:
-        subprocess.run(["umount", mount], check=True)
-
-
-def test_luks_on_a_real_loop_device(tmp_path: Path) -> None:
-    if os.geteuid() or not shutil.which("cryptsetup") or not Path("/dev/mapper/control").exists():
-        pytest.skip("needs root, cryptsetup and the kernel's device mapper")
-    image, key, mount = tmp_path / "image", tmp_path / "key", tmp_path / "mount"
-    image.touch()
-    os.truncate(image, 64 << 20)
-    key.write_bytes(os.urandom(64))
-    mount.mkdir()
-    name = f"pipesec-test-{os.getpid()}"
-    quick = ["--pbkdf", "pbkdf2", "--pbkdf-force-iterations", "1000"]
-    made = subprocess.run(["cryptsetup", "-q", "luksFormat", *quick, image, key], check=False, capture_output=True)
-    if (
-        made.returncode
-        or subprocess.run(["cryptsetup", "open", "-d", key, image, name], check=False, capture_output=True).returncode
-    ):
-        pytest.skip("the kernel has no dm-crypt")
-    try:
-        subprocess.run(["mkfs.ext4", "-q", f"/dev/mapper/{name}"], check=True)
-        subprocess.run(["mount", f"/dev/mapper/{name}", mount], check=True)
-        try:
-            (mount / "a").write_bytes(b"x")
-            (finding,) = at_rest(mount / "a")
-            assert finding.status is Status.PASS
-            assert "dm-crypt (LUKS2)" in finding.message
-        finally:
-            subprocess.run(["umount", mount], check=True)
-    finally:
-        subprocess.run(["cryptsetup", "close", name], check=True)

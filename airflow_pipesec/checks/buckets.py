@@ -7,22 +7,19 @@ at least that the bucket does to an upload of today what its settings say.
 
 from __future__ import annotations
 
-import csv
-import gzip
-import hashlib
-import io
-import json
 import random
+import re
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
-from urllib.parse import unquote_plus
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
+from airflow_pipesec.checks.bucket_policies import Statement, denials, lets_everybody_in, statements
+from airflow_pipesec.checks.inventory import NotAnInventory, read_inventory
 from airflow_pipesec.errors import AccessDenied, ConfigurationError, ObjectMissing, StorageError
 from airflow_pipesec.findings import Control, Finding, Severity, Status, Subject, printable
 from airflow_pipesec.storage_remote import S3Store, aws_errors
@@ -36,8 +33,6 @@ T = TypeVar("T")
 REQUIRE = ("any", "aws:kms", "AES256")
 WORKERS = 16
 TRIES = 8
-INVENTORY_AGE = timedelta(hours=48)
-MAX_MANIFEST = 16 << 20
 _AT_REST = ("NIST SP 800-53 SC-28",)
 _IN_TRANSIT = ("NIST SP 800-53 SC-8",)
 
@@ -52,7 +47,7 @@ OBJECTS_ENCRYPTED = Control(
     id="objects-encrypted",
     title="Every object is stored encrypted, in the way that is required",
     severity=Severity.CRITICAL,
-    remedy="Copy the object onto itself with the encryption that is required; find out who uploaded it without.",
+    remedy="Copy the object onto itself with the encryption that is required, delete old versions; find out who uploaded it so.",
     refs=_AT_REST,
 )
 UPLOADS_REFUSED = Control(
@@ -66,14 +61,14 @@ TRANSPORT_SECURE = Control(
     id="plain-http-refused",
     title="A policy refuses requests over plain HTTP",
     severity=Severity.MEDIUM,
-    remedy='Deny s3:* in the bucket\'s policy where aws:SecureTransport is "false".',
+    remedy='Deny everybody s3:* on the bucket and on its objects where aws:SecureTransport is "false", in the bucket\'s policy.',
     refs=_IN_TRANSIT,
 )
 NOT_PUBLIC = Control(
     id="bucket-not-public",
     title="The bucket is closed to the public",
     severity=Severity.CRITICAL,
-    remedy="Turn on all four settings of the bucket's public access block.",
+    remedy="Turn on all four settings of the bucket's public access block, or let nobody but named principals in by its policy.",
     refs=("NIST SP 800-53 AC-3",),
 )
 BUCKET_VERSIONED = Control(
@@ -93,8 +88,9 @@ ENCRYPTION_PROBED = Control(
 
 _PUBLIC_SETTINGS = ("BlockPublicAcls", "IgnorePublicAcls", "BlockPublicPolicy", "RestrictPublicBuckets")
 _THROTTLED = ("SlowDown", "Throttling", "ThrottlingException", "RequestLimitExceeded", "TooManyRequestsException", "503", "429")
-# What an S3 Inventory calls the ways of encryption, and what HeadObject does.
-_INVENTORY = {"SSE-S3": "AES256", "SSE-KMS": "aws:kms", "DSSE-KMS": "aws:kms:dsse", "SSE-C": "SSE-C", "NOT-SSE": ""}
+_SSE = "s3:x-amz-server-side-encryption"
+_KEY_ID = "s3:x-amz-server-side-encryption-aws-kms-key-id"
+_OTHER_THAN = ("StringNotEquals", "StringNotLike")
 
 
 class Wanted(NamedTuple):
@@ -109,9 +105,9 @@ class Wanted(NamedTuple):
             raise ConfigurationError(f"require={self.require!r} is unknown. Use one of {', '.join(REQUIRE)}.")
         if self.kms_key_arn is not None and self.require == "AES256":
             raise ConfigurationError("kms_key_arn= goes with require='aws:kms': AES256 knows no key of yours.")
-        if self.kms_key_arn is not None and not self.kms_key_arn.startswith("arn:"):
+        if self.kms_key_arn is not None and not re.fullmatch(r"arn:[^:]+:kms:[^:]*:[^:]*:key/[^:*?]+", self.kms_key_arn):
             raise ConfigurationError(
-                "kms_key_arn= is not an ARN. Give the key's full arn:…:key/…; an alias may be turned elsewhere."
+                "kms_key_arn= is not a key's ARN. Give the full arn:…:key/…; an alias may be turned to another key."
             )
         return self
 
@@ -141,9 +137,11 @@ def encrypted_bucket(
 ) -> Iterator[Finding]:
     """Look at a bucket's settings and at the encryption of every object below a prefix, and yield what was seen.
 
-    ``sample`` looks at that many objects, chosen at random, instead of all; ``inventory`` reads an S3 Inventory report (its
-    ``manifest.json``; CSV or Parquet; not older than 48 hours) instead of asking for each. ``probe`` writes a marker without
-    asking for encryption, looks at what became of it, and deletes it.
+    Where the bucket keeps or kept versions, the old ones, which can still be read, are looked at as well. ``sample`` looks at
+    that many current objects, chosen at random, instead of all; ``inventory`` reads an S3 Inventory report (its
+    ``manifest.json``; CSV or Parquet; not older than 48 hours) instead of asking for each: what it does not list, and old
+    versions, are then not looked at. ``probe`` writes a marker without asking for encryption, looks at what became of it, and
+    deletes it.
 
     What may not be looked at is an ``error``. Raises :class:`StorageError` for trouble that a retry may cure.
     """
@@ -151,7 +149,7 @@ def encrypted_bucket(
     if sample is not None and (isinstance(sample, bool) or not isinstance(sample, int) or sample < 1):
         raise ConfigurationError(f"sample={sample!r} is not a number from 1 up. Leave it out to look at every object.")
     if sample is not None and inventory is not None:
-        raise ConfigurationError("sample= and inventory= exclude each other: an inventory lists every object.")
+        raise ConfigurationError("sample= and inventory= exclude each other: an inventory is read whole.")
     bucket = Subject(f"s3://{store.bucket}")
     for control, look in (
         (DEFAULT_ENCRYPTION, _default_encryption),
@@ -213,6 +211,8 @@ def _default_encryption(store: S3Store, wanted: Wanted) -> tuple[Status, str]:
         return Status.FAIL, "has no default encryption"
     default = rules[0].get("ApplyServerSideEncryptionByDefault", {})
     algorithm, key = default.get("SSEAlgorithm"), default.get("KMSMasterKeyID")
+    if wanted.kms_key_arn and key and ":key/" not in key:
+        return Status.FAIL, f"names its key as {printable(key)}; give the ARN there"
     if problem := wanted.problem(algorithm, key):
         return Status.FAIL, f"by default an upload {problem}"
     text = f"uploads are encrypted by {printable(algorithm)}"
@@ -222,70 +222,67 @@ def _default_encryption(store: S3Store, wanted: Wanted) -> tuple[Status, str]:
     return Status.PASS, text
 
 
-def _denials(store: S3Store) -> list[Mapping[str, Any]]:
-    """Return the statements of the bucket's policy that deny everybody something under one condition alone."""
-    answer = _ask(store, "get_bucket_policy", "NoSuchBucketPolicy")
-    statements = json.loads(answer["Policy"]).get("Statement", []) if answer else []
-    everybody = ("*", {"AWS": "*"}, {"AWS": ["*"]})
-    return [
-        statement
-        for statement in ([statements] if isinstance(statements, dict) else statements)
-        if statement.get("Effect") == "Deny"
-        and statement.get("Principal") in everybody
-        and len(statement.get("Condition", {})) == 1
-    ]
-
-
-def _covers(statement: Mapping[str, Any], action: str, store: S3Store) -> bool:
-    actions = [str(item).lower() for item in _items(statement.get("Action"))]
-    resources = {str(item).rpartition(":::")[2] for item in _items(statement.get("Resource"))}
-    whole = {"*", f"{store.bucket}/*", f"{store.bucket}*"}
-    return bool({"*", "s3:*", action.lower()} & set(actions)) and bool(resources & whole)
-
-
-def _items(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [] if value is None else [value]
+def _statements(store: S3Store) -> list[Statement]:
+    return statements((_ask(store, "get_bucket_policy", "NoSuchBucketPolicy") or {}).get("Policy"))
 
 
 def _uploads(store: S3Store, wanted: Wanted) -> tuple[Status, str]:
     allowed = {"any": {"AES256", "aws:kms", "aws:kms:dsse"}, "AES256": {"AES256"}, "aws:kms": {"aws:kms", "aws:kms:dsse"}}
-    for statement in _denials(store):
-        ((operator, condition),) = statement["Condition"].items()
-        values = {str(item) for item in _items(condition.get("s3:x-amz-server-side-encryption"))}
-        if len(condition) != 1 or not values or not _covers(statement, "s3:PutObject", store):
+    for denial in denials(_statements(store)):
+        values = denial.values
+        if not values or not denial.covers("s3:PutObject", f"{store.bucket}/*", f"{store.bucket}*"):
             continue
-        if operator in ("StringNotEquals", "StringNotLike") and values <= allowed[wanted.require]:
+        if wanted.kms_key_arn:
+            # An upload that names no key is refused with it: what is not there does not equal the key.
+            other = denial.operator in (*_OTHER_THAN, "ArnNotEquals", "ArnNotLike")
+            if denial.key == _KEY_ID and other and values == {wanted.kms_key_arn}:
+                return Status.PASS, f"uploads under another key than {printable(wanted.kms_key_arn)} are refused"
+        elif denial.key == _SSE and denial.operator in _OTHER_THAN and values <= allowed[wanted.require]:
             return Status.PASS, f"uploads other than {', '.join(map(printable, sorted(values)))} are refused"
-        if operator == "Null" and {value.lower() for value in values} == {"true"} and wanted.require == "any":
+        elif (denial.key, denial.operator, wanted.require) == (_SSE, "Null", "any") and {v.lower() for v in values} == {"true"}:
             return Status.PASS, "uploads that do not ask for encryption are refused"
-    return Status.FAIL, "no statement of the bucket's policy refuses them to everybody"
+    which = "uploads under another key" if wanted.kms_key_arn else "them"
+    return Status.FAIL, f"no statement of the bucket's policy refuses {which} to everybody"
 
 
 def _transport(store: S3Store, wanted: Wanted) -> tuple[Status, str]:
-    for statement in _denials(store):
-        ((operator, condition),) = statement["Condition"].items()
-        values = {str(item).lower() for item in _items(condition.get("aws:SecureTransport"))}
-        covered = all(_covers(statement, action, store) for action in ("s3:GetObject", "s3:PutObject"))
-        if operator == "Bool" and len(condition) == 1 and values == {"false"} and covered:
-            return Status.PASS, "plain HTTP is refused to everybody"
-    return Status.FAIL, "no statement of the bucket's policy refuses plain HTTP to everybody"
+    objects, bucket = (f"{store.bucket}/*", f"{store.bucket}*"), (store.bucket, f"{store.bucket}*")
+    left = {"s3:ListBucket": bucket, "s3:GetObject": objects, "s3:PutObject": objects, "s3:DeleteObject": objects}
+    for denial in denials(_statements(store)):
+        if (denial.operator, denial.key) == ("Bool", "aws:securetransport") and {v.lower() for v in denial.values} == {"false"}:
+            left = {action: places for action, places in left.items() if not denial.covers(action, *places)}
+    if left:
+        return Status.FAIL, f"no statement of the bucket's policy refuses {', '.join(left)} over plain HTTP to everybody"
+    return Status.PASS, "plain HTTP is refused to everybody, for the bucket and its objects"
 
 
 def _public(store: S3Store, wanted: Wanted) -> tuple[Status, str]:
-    from botocore.exceptions import ClientError
-
     try:
         answer = _ask(store, "get_public_access_block", "NoSuchPublicAccessBlockConfiguration")
     except StorageError as error:
-        cause = error.__cause__
-        if isinstance(cause, ClientError) and cause.response["Error"].get("Code") in ("NotImplemented", "501"):
-            return Status.SKIP, "this server has no public access block"
+        if _not_implemented(error):
+            return _open_by_policy(store)
         raise
     settings = (answer or {}).get("PublicAccessBlockConfiguration", {})
     off = [name for name in _PUBLIC_SETTINGS if settings.get(name) is not True]
     if off:
         return Status.FAIL, f"its public access block leaves off {', '.join(off)}"
     return Status.PASS, "all four settings of its public access block are on"
+
+
+def _not_implemented(error: StorageError) -> bool:
+    from botocore.exceptions import ClientError
+
+    cause = error.__cause__
+    return isinstance(cause, ClientError) and cause.response["Error"].get("Code") in ("NotImplemented", "501")
+
+
+def _open_by_policy(store: S3Store) -> tuple[Status, str]:
+    """Say what the policy alone tells of who may enter, where the server has no public access block."""
+    none = "this server has no public access block"
+    if lets_everybody_in(_statements(store)):
+        return Status.FAIL, f"{none}, and the bucket's policy lets everybody in"
+    return Status.SKIP, f"{none}; the bucket's policy gives everybody nothing without a condition, its ACL was not looked at"
 
 
 def _versioned(store: S3Store, wanted: Wanted) -> tuple[Status, str]:
@@ -315,148 +312,162 @@ def _probe(store: S3Store, wanted: Wanted) -> tuple[Status, str]:
 # ---- objects
 
 
+class _Object(NamedTuple):
+    """An object by its real key, and an old version of it where one is meant."""
+
+    key: str
+    version: str | None = None
+
+
 def _objects(store: S3Store, wanted: Wanted, sample: int | None, progress: Progress | None) -> Iterator[Finding]:
     try:
-        listing = store.listing()
-    except AccessDenied as error:
-        yield Finding(OBJECTS_ENCRYPTED, Subject(store.url), Status.ERROR, str(error))
+        objects = [_Object(key) for key in _keys(store)]
+    except (AccessDenied, ObjectMissing) as error:
+        yield _not_reached(Subject(store.url), error)
         return
-    except ObjectMissing as error:
-        yield Finding(OBJECTS_ENCRYPTED, Subject(store.url), Status.FAIL, str(error))
-        return
-    # What leads outside as a path is an object like any other here.
-    names = [*listing.files, *(entry.name for entry in listing.irregular)]
-    total = len(names)
+    total = len(objects)
+    if not objects:
+        yield Finding(OBJECTS_ENCRYPTED, Subject(store.url), Status.FAIL, "holds no object")
     if sample is not None and sample < total:
-        names = random.SystemRandom().sample(names, sample)
+        objects = random.SystemRandom().sample(objects, sample)
+    remarks = [f"{len(objects):,} of {total:,} objects looked at, chosen at random"] if len(objects) < total else []
+    versioned = _may_have_old_versions(store)
+    if sample is not None and versioned:
+        remarks.append("old versions were not looked at")
+    yield from _looked_at(store, wanted, objects, "objects", remarks, progress)
+    if sample is None and versioned:
+        yield from _old_versions(store, wanted)
+
+
+def _keys(store: S3Store) -> Iterator[str]:
+    """Yield the key of every object at and below the root, whatever it looks like as a path; not those that stand for folders."""
+    for key, size in store.keys():  # noqa: SIM118 - a method of the store, which is no dictionary
+        if size or not key.endswith("/"):
+            yield key
+    if store.prefix:
+        # An object of the folder's own name is below no prefix. It comes first among those whose keys begin so.
+        with aws_errors(store.url):
+            first = store.client.list_objects_v2(Bucket=store.bucket, Prefix=store.prefix, MaxKeys=1).get("Contents", [])
+        if first and first[0]["Key"] == store.prefix:
+            yield store.prefix
+
+
+def _may_have_old_versions(store: S3Store) -> bool:
+    try:
+        return bool(_ask(store, "get_bucket_versioning").get("Status"))
+    except AccessDenied:
+        return True
+
+
+def _old_versions(store: S3Store, wanted: Wanted) -> Iterator[Finding]:
+    """Look at what was replaced or deleted and can still be read."""
+    try:
+        old = list(_noncurrent(store))
+    except AccessDenied as error:
+        yield Finding(OBJECTS_ENCRYPTED, Subject(store.url), Status.ERROR, f"its old versions cannot be listed: {error}")
+        return
+    except StorageError as error:
+        if not _not_implemented(error):
+            raise
+        text = "only current versions were looked at: this server does not list old ones"
+        yield Finding(OBJECTS_ENCRYPTED, Subject(store.url), Status.SKIP, text)
+        return
+    yield from _looked_at(store, wanted, old, "old versions", [], None)
+
+
+def _noncurrent(store: S3Store) -> Iterator[_Object]:
+    for prefix in (store.prefix, f"{store.prefix}/") if store.prefix else ("",):
+        with aws_errors(store.url):
+            for page in store.client.get_paginator("list_object_versions").paginate(Bucket=store.bucket, Prefix=prefix):
+                for item in page.get("Versions", []):
+                    if prefix and prefix == store.prefix and item["Key"] != prefix:
+                        break  # of this name alone; it comes first
+                    if not item["IsLatest"] and (item["Size"] or not item["Key"].endswith("/")):
+                        yield _Object(item["Key"], item["VersionId"])
+                else:
+                    continue
+                break
+
+
+def _looked_at(
+    store: S3Store, wanted: Wanted, objects: Sequence[_Object], things: str, remarks: Sequence[str], progress: Progress | None
+) -> Iterator[Finding]:
     ways: Counter[str] = Counter()
     with ThreadPoolExecutor(WORKERS, thread_name_prefix="pipesec-head") as pool:
         try:
-            for name, state in zip(names, pool.map(lambda name: _state(store, name), names), strict=True):
+            for item, state in zip(objects, pool.map(lambda item: _state(store, item), objects), strict=True):
                 if progress is not None:
-                    progress(1, 0, len(names))
-                if isinstance(state, Finding):
-                    yield state
+                    progress(1, 0, len(objects))
+                subject = Subject(f"s3://{store.bucket}/{item.key}", version=item.version)
+                old = f"an old version ({printable(item.version)}) " if item.version else ""
+                if isinstance(state, StorageError):
+                    yield _not_reached(subject, state)
                 elif problem := wanted.problem(*state):
-                    yield Finding(OBJECTS_ENCRYPTED, Subject(store.describe(name)), Status.FAIL, problem)
+                    yield Finding(OBJECTS_ENCRYPTED, subject, Status.FAIL, old + problem)
                 else:
                     ways[str(state[0])] += 1
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
-    yield from _encrypted(
-        store, ways, f"{len(names):,} of {total:,} objects looked at, chosen at random" if len(names) < total else ""
-    )
+    yield from _encrypted(store, ways, things, remarks)
 
 
-def _state(store: S3Store, name: str) -> tuple[str | None, str | None] | Finding:
-    """Ask for one object's encryption: algorithm and key."""
-    where = store.describe(name)
+def _state(store: S3Store, item: _Object) -> tuple[str | None, str | None] | StorageError:
+    """Ask for one object's encryption: algorithm and key, or why that could not be found out."""
+    where = f"s3://{store.bucket}/{item.key}" + (f" (version {item.version})" if item.version else "")
+    version: dict[str, Any] = {"VersionId": item.version} if item.version else {}
     try:
         with aws_errors(where):
-            head = patiently(lambda: store.client.head_object(Bucket=store.bucket, Key=store.key_of(name)))
+            head = patiently(lambda: store.client.head_object(Bucket=store.bucket, Key=item.key, **version))
     except (AccessDenied, ObjectMissing) as error:
-        status = Status.ERROR if isinstance(error, AccessDenied) else Status.FAIL
-        return Finding(OBJECTS_ENCRYPTED, Subject(where), status, str(error))
+        return error
     except StorageError as error:
         # HeadObject has no body to say why: an object encrypted under a key that the caller must bring is a bare 400.
         if "HTTP 400" in str(error):
-            text = "could not be looked at; an object under a customer's own key (SSE-C) answers like that"
-            return Finding(OBJECTS_ENCRYPTED, Subject(where), Status.ERROR, text)
+            which = f"an old version ({printable(item.version)}) " if item.version else ""
+            return AccessDenied(f"{which}could not be looked at; an object under a customer's own key (SSE-C) answers like that")
         raise
     return head.get("ServerSideEncryption"), head.get("SSEKMSKeyId")
 
 
-def _encrypted(store: S3Store, ways: Counter[str], remark: str) -> Iterator[Finding]:
+def _not_reached(subject: Subject, error: StorageError) -> Finding:
+    status = Status.ERROR if isinstance(error, AccessDenied) else Status.FAIL
+    return Finding(OBJECTS_ENCRYPTED, subject, status, str(error))
+
+
+def _encrypted(store: S3Store, ways: Counter[str], things: str, remarks: Sequence[str]) -> Iterator[Finding]:
     count = sum(ways.values())
     if count:
         how = ", ".join(f"{number:,} by {printable(way)}" for way, number in sorted(ways.items()))
-        text = f"{count:,} objects are encrypted: {how}" + (f"; {remark}" if remark else "")
+        text = "; ".join([f"{count:,} {things} are encrypted: {how}", *remarks])
         yield Finding(OBJECTS_ENCRYPTED, Subject(store.url), Status.PASS, text, count=count)
 
 
 def _looked_at_inventory(store: S3Store, inventory: S3Store, wanted: Wanted, now: datetime) -> Iterator[Finding]:
-    subject = Subject(inventory.url)
     if wanted.kms_key_arn:
         raise ConfigurationError("an inventory does not name keys. Leave out kms_key_arn= or inventory=.")
     ways: Counter[str] = Counter()
     seen = 0
     try:
-        manifest = json.loads(inventory.read(limit=MAX_MANIFEST))
-        made = datetime.fromtimestamp(int(manifest["creationTimestamp"]) / 1000, UTC)
-        if manifest["sourceBucket"] != store.bucket:
-            yield Finding(OBJECTS_ENCRYPTED, subject, Status.FAIL, "is an inventory of another bucket")
-            return
-        if not timedelta(0) <= now - made <= INVENTORY_AGE:
-            yield Finding(
-                OBJECTS_ENCRYPTED, subject, Status.FAIL, f"was made {made:%Y-%m-%d %H:%M} UTC, not in the last 48 hours"
-            )
-            return
-        for key, status in _rows(inventory, manifest):
-            if store.prefix and key != store.prefix and not key.startswith(f"{store.prefix}/"):
+        made, rows = read_inventory(inventory, store.bucket, now)
+        for key, algorithm, current in rows:
+            if current is False or (store.prefix and f"{key}/"[: len(store.prefix) + 1] != f"{store.prefix}/"):
                 continue
             seen += 1
-            algorithm = _INVENTORY.get(status)
             where = Subject(f"s3://{store.bucket}/{key}")
-            if algorithm is None:
-                yield Finding(
-                    OBJECTS_ENCRYPTED, where, Status.ERROR, "has a state of encryption that the inventory does not explain"
-                )
+            if current is None or algorithm is None:
+                what = "whether this is the current version" if current is None else "its state of encryption"
+                yield Finding(OBJECTS_ENCRYPTED, where, Status.ERROR, f"the inventory does not tell {what}")
             elif problem := wanted.problem(algorithm, None):
                 yield Finding(OBJECTS_ENCRYPTED, where, Status.FAIL, problem)
             else:
                 ways[algorithm] += 1
-    except AccessDenied as error:
-        yield Finding(OBJECTS_ENCRYPTED, subject, Status.ERROR, str(error))
+    except (AccessDenied, ObjectMissing) as error:
+        yield _not_reached(Subject(inventory.url), error)
         return
-    except ObjectMissing as error:
-        yield Finding(OBJECTS_ENCRYPTED, subject, Status.FAIL, str(error))
-        return
-    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
-        text = f"is not an inventory that can be read ({type(error).__name__}). Give the report's manifest.json, CSV or Parquet."
-        yield Finding(OBJECTS_ENCRYPTED, subject, Status.FAIL, text)
+    except NotAnInventory as error:
+        yield Finding(OBJECTS_ENCRYPTED, Subject(inventory.url), Status.FAIL, str(error))
         return
     if not seen:
         yield Finding(OBJECTS_ENCRYPTED, Subject(store.url), Status.FAIL, "the inventory lists no object there")
-    yield from _encrypted(store, ways, f"from the inventory of {made:%Y-%m-%d %H:%M} UTC")
-
-
-def _rows(inventory: S3Store, manifest: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield key and state of encryption of every current object that an inventory lists, from files that match its checksums."""
-    kind = manifest["fileFormat"]
-    if kind not in ("CSV", "Parquet"):
-        raise ValueError(f"inventories in {kind} are not read")
-    bucket = str(manifest["destinationBucket"]).rpartition(":::")[2]
-    for entry in manifest["files"]:
-        report = S3Store(f"{bucket}/{entry['key']}", inventory.client)
-        with report.open() as file:
-            if (
-                hashlib.file_digest(cast("io.BufferedReader", file), lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
-                != entry["MD5checksum"]
-            ):
-                raise ValueError("a file of the inventory is not what its manifest says")
-            file.seek(0)
-            rows = _csv_rows(file, manifest["fileSchema"]) if kind == "CSV" else _parquet_rows(file)
-            for key, status, latest in rows:
-                if latest:
-                    yield key, status
-
-
-def _csv_rows(file: Any, schema: str) -> Iterable[tuple[str, str, bool]]:
-    columns = [name.strip() for name in schema.split(",")]
-    key, status = columns.index("Key"), columns.index("EncryptionStatus")
-    latest = columns.index("IsLatest") if "IsLatest" in columns else None
-    for row in csv.reader(io.TextIOWrapper(gzip.GzipFile(fileobj=file), encoding="utf-8", newline="")):
-        if len(row) != len(columns):
-            raise ValueError("a row of the inventory has another number of fields")
-        yield unquote_plus(row[key]), row[status], latest is None or row[latest].lower() == "true"
-
-
-def _parquet_rows(file: Any) -> Iterable[tuple[str, str, bool]]:
-    import pyarrow.parquet as pq
-
-    table = pq.ParquetFile(file)
-    names = [name for name in ("key", "encryption_status", "is_latest") if name in table.schema_arrow.names]
-    for batch in table.iter_batches(columns=names):
-        columns = batch.to_pydict()
-        latest = columns.get("is_latest") or [True] * batch.num_rows
-        yield from zip(columns["key"], columns["encryption_status"], map(bool, latest), strict=True)
+    only = f"from the inventory of {made:%Y-%m-%d %H:%M} UTC, and nothing but the current versions that it lists was looked at"
+    yield from _encrypted(store, ways, "objects", [only])

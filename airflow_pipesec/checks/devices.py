@@ -21,7 +21,7 @@ __all__ = ["Machine", "Protection", "has_fscrypt", "on_device"]
 # From cryptsetup. Others that begin with CRYPT- encrypt nothing: CRYPT-VERITY and CRYPT-INTEGRITY only detect changes.
 _CRYPT = re.compile(r"CRYPT-(LUKS1|LUKS2|PLAIN|LOOPAES|TCRYPT|BITLK|FVAULT2)\b")
 _MEMORY = ("tmpfs", "ramfs", "devtmpfs")
-_NETWORK = ("nfs", "nfs4", "cifs", "smb3", "ceph", "9p", "fuse.sshfs", "lustre", "glusterfs", "virtiofs")
+_NETWORK = ("nfs", "nfs4", "cifs", "smb3", "ceph", "9p", "lustre", "glusterfs", "virtiofs")
 _FS_IOC_GETFLAGS = 0x80086601
 _FS_ENCRYPT_FL = 0x800
 DEPTH = 16
@@ -62,25 +62,44 @@ class Machine:
         return Path(os.path.realpath(link)) if link.exists() else None
 
     def named(self, source: str) -> Path | None:
-        """Return the folder of a block device by the name it was mounted by, ``/dev/sda1`` or ``/dev/mapper/name``."""
-        name = source.rpartition("/")[2]
+        """Return the folder of a block device by the name it was mounted by, ``/dev/sda1`` or ``/dev/mapper/name``.
+
+        Only for file systems whose source the kernel checks: a FUSE mount may call itself ``/dev/sda1``.
+        """
+        mapped = source.startswith("/dev/mapper/")
+        name = source.removeprefix("/dev/mapper/" if mapped else "/dev/")
+        if not name or name == source:
+            return None
         for folder in sorted((self.root / "sys/class/block").glob("*")):
-            if folder.name == name or (source.startswith("/dev/mapper/") and _text(folder / "dm/name") == name):
+            # The kernel writes a "/" inside of a device's name as "!".
+            if name == (_text(folder / "dm/name") if mapped else folder.name.replace("!", "/")):
                 return Path(os.path.realpath(folder))
         return None
+
+    def number_of(self, path: str) -> str:
+        """Return the number of the device that a path is on; on a recorded machine that of the mount that it lies in."""
+        if self.root.samefile("/"):
+            device = Path(path).stat().st_dev
+            return f"{os.major(device)}:{os.minor(device)}"
+        mount = _innermost(self.mounts(), path)
+        if mount is None:
+            raise FileNotFoundError(path)
+        return mount.device
 
 
 def on_device(number: str, path: str, machine: Machine, depth: int = 0) -> Protection:
     """Say what is known of the device that a path is on, by the device's number and the path."""
     try:
         mounts = machine.mounts()
-    except (OSError, ValueError):
+    except (OSError, ValueError, IndexError):
         return Protection(None, "the system's list of mounts cannot be read")
     here = [mount for mount in mounts if mount.device == number]
-    inside = [mount for mount in here if path == mount.point or path.startswith(mount.point.rstrip("/") + "/")] or here
-    if not inside:
-        return Protection(None, f"no mount has the device {number}")
-    mount = max(reversed(inside), key=lambda candidate: len(candidate.point))
+    mount = _innermost(here, path) or (here[-1] if here else None)
+    if mount is None:
+        # btrfs gives each of its subvolumes a number of its own, which is that of no mount.
+        mount = _innermost(mounts, path)
+        if mount is None or mount.kind != "btrfs":
+            return Protection(None, f"no mount has the device {number}")
     if mount.kind in _MEMORY:
         return Protection(False, f"{mount.kind} is memory, which may be swapped to a disk in the clear")
     if mount.kind in _NETWORK:
@@ -91,10 +110,18 @@ def on_device(number: str, path: str, machine: Machine, depth: int = 0) -> Prote
         return _zfs(mount.source)
     if mount.kind == "btrfs":
         return _btrfs(mount.source, machine, depth)
-    folder = machine.block(number) or machine.named(mount.source)
+    folder = machine.block(number)
+    if folder is None and mount.kind.partition(".")[0] == "fuse":
+        return Protection(None, f"{mount.kind} is a program's file system, which does not tell")
     if folder is None:
         return Protection(None, f"{mount.kind} is on no block device that the system lists")
     return _device(folder, machine, depth)
+
+
+def _innermost(mounts: list[_Mount], path: str) -> _Mount | None:
+    """Return the mount that a path lies in: the one furthest down, and at one place the last, which covers the others."""
+    inside = [mount for mount in mounts if path == mount.point or path.startswith(mount.point.rstrip("/") + "/")]
+    return max(reversed(inside), key=lambda mount: len(mount.point), default=None)
 
 
 def _device(folder: Path, machine: Machine, depth: int) -> Protection:
@@ -108,13 +135,11 @@ def _device(folder: Path, machine: Machine, depth: int) -> Protection:
     if slaves:
         return _all_of(name, [_device(Path(os.path.realpath(slave)), machine, depth + 1) for slave in slaves])
     if backing := _text(folder / "loop/backing_file"):
-        if not machine.root.samefile("/"):
-            return Protection(None, f"{name} is a file, {backing}, of a recorded machine")
         try:
-            number = Path(backing).stat().st_dev
+            number = machine.number_of(backing)
         except OSError:
             return Protection(None, f"{name} is a file that cannot be looked at")
-        below = on_device(f"{os.major(number)}:{os.minor(number)}", os.path.realpath(backing), machine, depth + 1)
+        below = on_device(number, backing, machine, depth + 1)
         return Protection(below.encrypted, f"{name} is a file; {below.reason}")
     if (folder / "partition").exists():
         return _device(folder.parent, machine, depth + 1)

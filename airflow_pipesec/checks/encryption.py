@@ -7,20 +7,24 @@ are looked at by :mod:`airflow_pipesec.checks.buckets`.
 from __future__ import annotations
 
 import os
+import secrets
+import string
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from airflow_pipesec import age
 from airflow_pipesec.checks import devices
-from airflow_pipesec.errors import AccessDenied, ConfigurationError, EncryptionError, ObjectMissing, ObjectRefused
+from airflow_pipesec.errors import AccessDenied, ConfigurationError, EncryptionError, ObjectMissing, ObjectRefused, StorageError
 from airflow_pipesec.findings import Control, Finding, Severity, Status, Subject, amount, printable
-from airflow_pipesec.storage import SINGLE, Kind, Listing, LocalStore, Source, Store
+from airflow_pipesec.storage import SINGLE, Kind, Listing, LocalStore, Source, Store, by_path
 
 __all__ = ["decrypt", "encrypt", "encrypted_locally"]
 
 SUFFIX = ".age"
-SAMPLE = 16 << 10
+WINDOW = 2 << 10
+WINDOWS = 1024  # one in every chunk of a file of up to 64 MiB
+_PRINTABLE = string.printable.encode()
 _AT_REST = ("NIST SP 800-53 SC-28",)
 
 ENCRYPTED_AT_REST = Control(
@@ -59,7 +63,7 @@ def encrypted_locally(
     """Look at every file under a local path: in age format, or on a device that is encrypted. Each that is neither fails.
 
     Without ``trust_device`` only what is encrypted by itself counts. An empty file holds nothing to encrypt; where all are empty,
-    nothing was examined.
+    nothing was examined. How many were looked at, with whatever outcome, is a finding of its own.
     """
     if not isinstance(trust_device, bool):
         raise ConfigurationError(f"trust_device is a {type(trust_device).__name__}. Give True or False.")
@@ -70,7 +74,7 @@ def encrypted_locally(
     yield from _irregular(store, listing, STORAGE_LOOKED_AT)
     reasons: Counter[str] = Counter()
     known: dict[int, devices.Protection] = {}
-    empty = 0
+    empty = looked = 0
     for name in listing.files:
         subject = Subject(store.describe(name))
         below = devices.Protection(None, "its device was not looked at")
@@ -80,6 +84,7 @@ def encrypted_locally(
                 if status_of_file.st_size == 0:
                     empty += 1
                     continue
+                looked += 1
                 if not trust_device:
                     below = devices.Protection(False, "what the device does was not asked for")
                     reasons[_age_form(source, status_of_file.st_size)] += 1
@@ -94,14 +99,17 @@ def encrypted_locally(
                     known[device] = devices.on_device(number, os.path.realpath(path), machine or devices.Machine())
                 below = known[device]
                 reasons[below.reason if below.encrypted else _age_form(source, status_of_file.st_size)] += 1
-        except (ObjectMissing, ObjectRefused) as error:
-            yield Finding(STORAGE_LOOKED_AT, subject, Status.FAIL, str(error))
-        except AccessDenied as error:
-            yield Finding(STORAGE_LOOKED_AT, subject, Status.ERROR, str(error))
+        except (ObjectMissing, ObjectRefused, AccessDenied) as error:
+            yield _not_reached(STORAGE_LOOKED_AT, subject, error)
         except EncryptionError as error:
             # Where nobody can tell what the device does, nobody can tell that the file lies in the clear.
             status = Status.ERROR if below.encrypted is None else Status.FAIL
-            yield Finding(ENCRYPTED_AT_REST, subject, status, f"is no age file ({error}), and below it: {below.reason}")
+            yield Finding(
+                ENCRYPTED_AT_REST, subject, status, f"is not encrypted by itself ({error}), and below it: {below.reason}"
+            )
+    if looked:
+        text = f"{amount(looked, 'file')} looked at" + (f", and {empty:,} empty" if empty else "")
+        yield Finding(STORAGE_LOOKED_AT, Subject(store.url), Status.PASS, text, count=looked)
     if empty == len(listing.files):
         yield Finding(STORAGE_LOOKED_AT, Subject(store.url), Status.FAIL, "holds no data: nothing was examined")
     for reason, count in reasons.items():
@@ -115,23 +123,32 @@ def _age_form(source: Any, size: int) -> str:
     if not age.payload_fits(size - start):
         raise EncryptionError("its length is not that of a whole age file")
     descriptor = source.fileno()
-    for offset in {start + 16, (start + size) // 2, max(start + 16, size - SAMPLE)}:
-        if not _looks_random(os.pread(descriptor, SAMPLE, offset)):
+    for place in _places(start, size):
+        if not _looks_random(os.pread(descriptor, WINDOW, place)):
             raise EncryptionError("it has an age header, but what follows is not encrypted")
-    return f"age format, recipients of kind {', '.join(header.kinds)}"
+    return f"age format, {header.recipients}"
+
+
+def _places(start: int, size: int) -> Iterator[int]:
+    """Yield places to look at: a random one in every chunk, and in every so-many-th where there are more chunks than windows."""
+    stretch = (age.CHUNK + age.TAG) * -(-(size - start) // ((age.CHUNK + age.TAG) * WINDOWS))
+    for first in range(start, size, stretch):
+        yield max(start, min(first + secrets.randbelow(stretch), size - WINDOW))
 
 
 def _looks_random(data: bytes) -> bool:
-    """Whether the bytes are as evenly spread as a cipher's are, by Pearson's chi-square test.
+    """Whether the bytes can be a cipher's: not all of them printable, and evenly spread by Pearson's chi-square test.
 
-    Random data exceeds this bound less than once in 10**13 times; text, numbers and uncompressed models exceed it by far. Fewer
-    than 2 KiB say too little and pass.
+    Random data exceeds these bounds less than once in 10**12 times; text, numbers and uncompressed models exceed them by far. In
+    fewer bytes the same few may come together more often by chance, and below 64 the spread says nothing.
     """
-    if len(data) < 2048:
+    if not data.translate(None, _PRINTABLE):
+        return False
+    if len(data) < 64:
         return True
     expected = len(data) / 256
     counts = Counter(data)
-    return sum((counts[value] - expected) ** 2 for value in range(256)) / expected < 500
+    return sum((counts[value] - expected) ** 2 for value in range(256)) / expected < (500 if len(data) >= 512 else 1000)
 
 
 def encrypt(
@@ -139,11 +156,11 @@ def encrypt(
 ) -> Iterator[Finding]:
     """Encrypt a file to ``target``, or every file of a tree to the same names with ``.age`` below it, and yield what was seen.
 
-    With ``remove_source`` the plain files are deleted when every one of them is encrypted. Nothing is encrypted when anything
-    under the root is doubtful.
+    With ``remove_source`` the plain files are deleted when every one of them is encrypted, and none was changed, added or removed
+    meanwhile. Nothing is encrypted when anything under the root is doubtful.
 
-    Raises :class:`ConfigurationError` without a recipient or where the encrypted form would replace its source,
-    :class:`StorageError` for trouble that a retry may cure.
+    Raises :class:`ConfigurationError` without a recipient or where one form might replace the other, :class:`StorageError` for
+    trouble that a retry may cure.
     """
     if not recipients:
         raise ConfigurationError("there is no recipient. Give at least one public key (age1…) to encrypt for.")
@@ -154,26 +171,62 @@ def encrypt(
     yield from problems
     if problems:
         return
-    size = 0
+    done = size = 0
+    marks: dict[str, str] = {}
     for name in names:
-        with store.stream(name) as source:
-            counted = _Counted(source)
-            target.write_pieces(age.encrypted(counted, recipients), SINGLE if name == SINGLE else name + SUFFIX)
-            size += counted.size
-    if remove_source:
+        try:
+            if remove_source:
+                marks[name] = store.mark(name)  # before it is read: what comes later shows
+            with store.stream(name) as source:
+                counted = _Counted(source)
+                target.write_pieces(age.encrypted(counted, recipients), SINGLE if name == SINGLE else name + SUFFIX)
+        except (ObjectRefused, AccessDenied) as error:
+            yield _not_reached(ARTIFACT_ENCRYPTED, Subject(store.describe(name)), error)
+            continue
+        done, size = done + 1, size + counted.size
+    if not done:
+        return
+    keys = ", ".join(str(recipient) for recipient in dict.fromkeys(recipients))
+    text = f"{amount(done, 'file')}, {size:,} bytes, encrypted for {keys}"
+    if remove_source and done == len(names):
+        changed = list(_changed(store, marks))
+        yield from changed
+        if changed:
+            return
         for name in names:
             store.remove(name)
-    keys = ", ".join(str(recipient) for recipient in dict.fromkeys(recipients))
-    text = f"{amount(len(names), 'file')}, {size:,} bytes, encrypted for {keys}"
-    text += "; the plain form was deleted" if remove_source else ""
-    yield Finding(ARTIFACT_ENCRYPTED, Subject(target.url), Status.PASS, text, count=len(names))
+        text += "; the plain form was deleted"
+    yield Finding(ARTIFACT_ENCRYPTED, Subject(target.url), Status.PASS, text, count=done)
+
+
+def _changed(store: Store, marks: Mapping[str, str]) -> Iterator[Finding]:
+    """Look at what was encrypted again, and yield what is not as it was when it was read."""
+    listing = _listed(store)
+    if isinstance(listing, Finding):
+        yield listing
+        return
+    odd: Iterable[str] = {entry.name for entry in listing.irregular} | (set(listing.files) ^ set(marks))
+    for name in sorted(odd, key=by_path):
+        text = "was added, removed or replaced while its tree was encrypted; nothing was deleted"
+        yield Finding(ARTIFACT_ENCRYPTED, Subject(store.describe(name)), Status.FAIL, text)
+    for name in listing.files:
+        if name in marks and _mark(store, name) != marks[name]:
+            text = "was changed while it was encrypted; nothing was deleted"
+            yield Finding(ARTIFACT_ENCRYPTED, Subject(store.describe(name)), Status.FAIL, text)
+
+
+def _mark(store: Store, name: str) -> str | None:
+    try:
+        return store.mark(name)
+    except (ObjectMissing, ObjectRefused, AccessDenied):
+        return None
 
 
 def decrypt(store: Store, target: Store, identities: Sequence[age.Identity]) -> Iterator[Finding]:
     """Decrypt a file to ``target``, or every ``.age`` file of a tree to the same names without it, and yield what was seen.
 
-    A file comes into its place only after its last chunk was found authentic. A file of a tree that doesn't end in ``.age`` is a
-    finding that fails. Raises as :func:`encrypt` does.
+    A file comes into its place only after its last chunk was found authentic, readable by its owner alone. A file of a tree that
+    doesn't end in ``.age`` is a finding that fails; those beside it are decrypted. Raises as :func:`encrypt` does.
     """
     if not identities:
         raise ConfigurationError("there is no identity. Give at least one private key (AGE-SECRET-KEY-1…) to decrypt with.")
@@ -183,8 +236,8 @@ def decrypt(store: Store, target: Store, identities: Sequence[age.Identity]) -> 
     done = size = 0
     for name in names:
         subject = Subject(store.describe(name))
-        if name != SINGLE and not name.removesuffix(SUFFIX).rpartition("/")[2]:
-            yield Finding(CIPHERTEXT_AUTHENTIC, subject, Status.FAIL, f"has no name beside {SUFFIX}")
+        if name != SINGLE and name.removesuffix(SUFFIX).rpartition("/")[2] in ("", ".", ".."):
+            yield Finding(CIPHERTEXT_AUTHENTIC, subject, Status.FAIL, f"has no name of a file beside {SUFFIX}")
             continue
         if name != SINGLE and not name.endswith(SUFFIX):
             yield Finding(
@@ -194,9 +247,13 @@ def decrypt(store: Store, target: Store, identities: Sequence[age.Identity]) -> 
         try:
             with store.stream(name) as source:
                 counted = _Counted(source)
-                target.write_pieces(age.decrypted(counted, identities), SINGLE if name == SINGLE else name.removesuffix(SUFFIX))
+                plain = SINGLE if name == SINGLE else name.removesuffix(SUFFIX)
+                target.write_pieces(age.decrypted(counted, identities), plain, private=True)
         except EncryptionError as error:
             yield Finding(CIPHERTEXT_AUTHENTIC, subject, Status.FAIL, f"was not decrypted: {error}")
+            continue
+        except (ObjectRefused, AccessDenied) as error:
+            yield _not_reached(CIPHERTEXT_AUTHENTIC, subject, error)
             continue
         done, size = done + 1, size + counted.size
     if done:
@@ -218,19 +275,30 @@ class _Counted:
 
 
 def _apart(store: Store, target: Store) -> None:
-    if store.same_place(target) or store.name_of(target) is not None:
+    if store.same_place(target) or _lies_in(target, store):
         raise ConfigurationError(
             f"{printable(target.url)} lies in what is read, {printable(store.url)}. Give a place of its own for the other form."
         )
+    if _lies_in(store, target):
+        raise ConfigurationError(
+            f"{printable(store.url)} lies in {printable(target.url)}, where what is written may replace what is to be read. "
+            "Give a place of its own for the other form."
+        )
+
+
+def _lies_in(inner: Store, outer: Store) -> bool:
+    return inner.address.startswith(f"{outer.address.rstrip('/')}/")
+
+
+def _not_reached(control: Control, subject: Subject, error: StorageError) -> Finding:
+    return Finding(control, subject, Status.ERROR if isinstance(error, AccessDenied) else Status.FAIL, str(error))
 
 
 def _listed(store: Store) -> Listing | Finding:
     try:
         listing = store.listing()
-    except (ObjectMissing, ObjectRefused) as error:
-        return Finding(STORAGE_LOOKED_AT, Subject(store.url), Status.FAIL, str(error))
-    except AccessDenied as error:
-        return Finding(STORAGE_LOOKED_AT, Subject(store.url), Status.ERROR, str(error))
+    except (ObjectMissing, ObjectRefused, AccessDenied) as error:
+        return _not_reached(STORAGE_LOOKED_AT, Subject(store.url), error)
     if not listing.files and not listing.irregular:
         return Finding(STORAGE_LOOKED_AT, Subject(store.url), Status.FAIL, "holds no file at all")
     return listing

@@ -30,12 +30,13 @@ class EncryptionAtRest(Guard):
     :param targets: a location or a list of them: local paths, or ``s3://bucket[/prefix]``. (templated)
 
         A local file is encrypted when it is a whole file in age format, or lies on a device under dm-crypt (LUKS), fscrypt or an
-        encrypted ZFS dataset. In S3 the bucket's settings are looked at, and the encryption of every object.
+        encrypted ZFS dataset. In S3 the bucket's settings are looked at, and the encryption of every object, old versions too.
     :param require: for S3: ``"any"``, ``"aws:kms"`` or ``"AES256"``. (templated)
-    :param kms_key_arn: for S3: the ARN of the one key that is accepted. (templated)
-    :param sample: for S3: look at so many objects, chosen at random, instead of at every one. The finding says so.
+    :param kms_key_arn: for S3: the ARN of the one key that is accepted (``arn:…:key/…``, not an alias). (templated)
+    :param sample: for S3: look at so many current objects, chosen at random, instead of at every one. The finding says so.
     :param inventory: for S3: the ``manifest.json`` of an S3 Inventory report with the field EncryptionStatus, not older than 48
-        hours, which is read instead of asking for each object. With it there is one S3 target. (templated)
+        hours, which is read instead of asking for each object. What it does not list is not looked at, nor are old versions. With
+        it there is one S3 target. (templated)
     :param trust_device: for local files: whether the encryption of the disk below counts, or only that of the files themselves.
     :param probe: for S3: write a marker without asking for encryption, look at what became of it, and delete it.
     :param aws_conn_id: Airflow connection for ``s3://``; boto3's own credential chain without one. (templated)
@@ -119,8 +120,9 @@ class EncryptArtifactOperator(GuardOperator):
     :param target: where the encrypted form goes: the file itself, or the root of a tree of the same names with ``.age``.
         (templated)
     :param recipients: public keys (``age1…``) or ``file:PATH`` with one a line; each of them can decrypt. (templated)
-    :param remove_source: delete the plain files when every one of them is encrypted. On a disk they may still be recovered, and a
-        versioned bucket keeps them.
+    :param remove_source: delete the plain files when every one of them is encrypted and none was changed, added or removed
+        meanwhile. On a disk they may still be recovered, and a versioned bucket keeps them. A task that is run again after that
+        finds nothing to encrypt, and fails.
     :param aws_conn_id: Airflow connection for ``s3://``; boto3's own credential chain without one. (templated)
 
     ``policy`` and ``on_failure`` are those of every guard, see :class:`airflow_pipesec.guards.base.Guard`.
@@ -157,6 +159,8 @@ class EncryptArtifactOperator(GuardOperator):
 
 class DecryptArtifactOperator(GuardOperator):
     """Decrypt a file or a tree in age format. A file comes into its place only when the whole of it was found authentic.
+
+    Of a tree, the files beside one that fails are decrypted all the same: use nothing of it unless the guard passed.
 
     :param source: a file, or a tree of ``.age`` files, or a URL such as ``s3://bucket/prefix``. (templated)
     :param target: where the plain form goes: the file itself, or the root of a tree of the same names without ``.age``.
