@@ -32,6 +32,7 @@ install_compose() {
 wanted=()
 have_postgresql || wanted+=(postgresql)
 command -v age >/dev/null || wanted+=(age)
+command -v mkfs.btrfs >/dev/null || wanted+=(btrfs-progs)
 if [ "$(id -u)" = 0 ] && command -v dpkg-deb >/dev/null && ! have_compose; then
   echo "installing for the tests: docker compose"
   install_compose
