@@ -51,6 +51,9 @@ class Hashed:
     errors: dict[str, StorageError] = field(default_factory=dict)
 
 
+# Of a chunk: its first place, the digests, the bytes read, and which files failed, by place in the chunk, kind and message.
+_Part = tuple[int, list[bytes], int, list[tuple[int, str, str]]]
+
 Progress = Callable[[int, int, int], None]
 """Called with the files and the bytes newly read, and how many files there are in all; possibly from several threads."""
 
@@ -101,7 +104,7 @@ def hash_files(
 
 def _chunks(total: int, crew: int) -> list[tuple[int, int]]:
     """Cut the work into runs that get shorter towards the end, so that no worker is left alone with the last large files."""
-    largest = max(64, -(-2 * total // MOST_CHUNKS))
+    largest = max(256, -(-2 * total // MOST_CHUNKS))
     chunks, start = [], 0
     while start < total:
         end = min(total, start + max(1, min(largest, (total - start) // (4 * crew))))
@@ -196,7 +199,7 @@ def _by_processes(
         os.close(filler)
     children: dict[Connection, int] = {}
     try:
-        for _ in range(crew):
+        for _ in range(crew - 1):
             reader, writer = os.pipe()
             pid = _fork()
             if pid == 0:
@@ -204,20 +207,30 @@ def _by_processes(
             os.close(writer)
             children[Connection(reader, writable=False)] = pid
         waiting = set(children)
-        while waiting:
-            for connection in wait(list(waiting)):
+
+        def take_in(part: _Part) -> None:
+            start, digests, size, failed = part
+            hashed.digests[start : start + len(digests)] = digests
+            hashed.size += size
+            for offset, kind, message in failed:
+                hashed.errors[names[start + offset]] = getattr(errors, kind)(message)
+            if progress is not None:
+                progress(len(digests), size, len(names))
+
+        def hear(timeout: float | None) -> None:
+            for connection in wait(list(waiting), timeout):
                 assert isinstance(connection, Connection)  # noqa: S101 - narrows the type: wait() returns what it was given
                 try:
-                    start, digests, size, failed = marshal.loads(connection.recv_bytes())  # noqa: S302 - from our own child
+                    take_in(marshal.loads(connection.recv_bytes()))  # noqa: S302 - from our own child
                 except (EOFError, OSError):  # it ended, or was ended in the middle of a message
                     waiting.discard(connection)
-                    continue
-                hashed.digests[start : start + len(digests)] = digests
-                hashed.size += size
-                for offset, kind, message in failed:
-                    hashed.errors[names[start + offset]] = getattr(errors, kind)(message)
-                if progress is not None:
-                    progress(len(digests), size, len(names))
+
+        # This process is one of the crew: a fork less, and no child waits long for somebody to hear it.
+        while token := os.read(queue, 4):
+            take_in(_hashed_chunk(store, names, new, *chunks[struct.unpack("=I", token)[0]]))
+            hear(0)
+        while waiting:
+            hear(None)
     finally:
         os.close(queue)
         for connection, pid in children.items():
@@ -247,14 +260,18 @@ def _child(
             signal.signal(number, signal.SIG_DFL)
         with Connection(out, readable=False) as connection:
             while token := os.read(queue, 4):
-                start, end = chunks[struct.unpack("=I", token)[0]]
-                digests, size, failed = [], 0, []
-                for offset, scanned in enumerate(store.scan(names[start:end], new)):
-                    digests.append(scanned.digest)
-                    size += scanned.size
-                    if scanned.error is not None:
-                        failed.append((offset, type(scanned.error).__name__, str(scanned.error)))
-                connection.send_bytes(marshal.dumps((start, digests, size, failed)))
+                part = _hashed_chunk(store, names, new, *chunks[struct.unpack("=I", token)[0]])
+                connection.send_bytes(marshal.dumps(part))
         code = 0
     finally:
         os._exit(code)
+
+
+def _hashed_chunk(store: LocalStore, names: Sequence[str], new: Callable[[], Hasher], start: int, end: int) -> _Part:
+    digests, size, failed = [], 0, []
+    for offset, scanned in enumerate(store.scan(names[start:end], new)):
+        digests.append(scanned.digest)
+        size += scanned.size
+        if scanned.error is not None:
+            failed.append((offset, type(scanned.error).__name__, str(scanned.error)))
+    return start, digests, size, failed

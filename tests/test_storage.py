@@ -351,16 +351,19 @@ def test_a_file_that_grows_while_it_is_read_has_no_end(tmp_path: Path) -> None:
                 return b"d"
 
         if size == 10:
-            real = os.fstat
 
-            def before(descriptor: int, path: Path = path, real: Any = real) -> Any:
-                status = real(descriptor)
-                with path.open("ab") as file:
-                    file.write(b"y")
-                return status
+            def growing(real: Any, path: Path = path) -> Any:
+                def call(*arguments: Any) -> Any:
+                    answer = real(*arguments)
+                    with path.open("ab") as file:
+                        file.write(b"y")
+                    return answer
+
+                return call
 
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(os, "fstat", before)
+                patch.setattr(os, "lseek", growing(os.lseek))
+                patch.setattr(os, "fstat", growing(os.fstat))
                 (seen,) = LocalStore(tmp_path).scan([name], hashlib.sha256)
         else:
             (seen,) = LocalStore(tmp_path).scan([name], Appends)
