@@ -7,6 +7,7 @@ import os
 import random
 import signal
 import threading
+import time
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -92,14 +93,18 @@ def test_errors_come_back_with_their_kind(tree: Path, tmp_path: Path, workers: i
     assert hashed.digests[-3:] == [b"", b"", b""]
 
 
-def test_a_dying_worker_is_an_error_and_never_a_short_list(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_dying_worker_is_an_error_and_never_a_short_list(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = LocalStore(tree)
     names = store.listing().files
-    real, parent = LocalStore.scan, os.getpid()
+    real, parent, dying = LocalStore.scan, os.getpid(), tmp_path / "dying"
 
     def dies(self: LocalStore, chunk: list[str], new: object) -> object:
-        if names[300] in chunk and os.getpid() != parent:
+        if os.getpid() != parent:
+            dying.touch()
             os.kill(os.getpid(), signal.SIGKILL)
+        end = time.monotonic() + 60
+        while not dying.exists() and time.monotonic() < end:  # let the other one take a chunk with it
+            time.sleep(0.01)
         return real(self, chunk, new)  # type: ignore[arg-type] # passed through
 
     monkeypatch.setattr(LocalStore, "scan", dies)
