@@ -107,7 +107,7 @@ Five stages, and between them guards: tasks that look at what one stage left bef
 | attack | what it does | the guard that stops it |
 |---|---|---|
 | `none` | nothing; the model is deployed | |
-| `tampered_data` | edits a measurement after the raw data was recorded | `verify_raw` |
+| `tampered_data` | turns a label in the raw data, after it was recorded | `verify_raw` |
 | `invalid_rows` | plants rows with impossible values in the training data | `validate_rows` |
 | `swapped_model` | puts another model in the place of the trained one | `verify_model` |
 | `plaintext_storage` | leaves a copy of the model in the clear, among the encrypted files | `encrypted_at_rest` |

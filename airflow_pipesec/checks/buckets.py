@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from airflow_pipesec.checks.bucket_policies import Statement, denials, lets_everybody_in, statements
 from airflow_pipesec.checks.inventory import NotAnInventory, read_inventory
 from airflow_pipesec.errors import AccessDenied, ConfigurationError, ObjectMissing, StorageError
-from airflow_pipesec.findings import Control, Finding, Severity, Status, Subject, printable
+from airflow_pipesec.findings import Control, Finding, Severity, Status, Subject, amount, printable
 from airflow_pipesec.storage_remote import S3Store, aws_errors
 
 if TYPE_CHECKING:
@@ -334,7 +334,7 @@ def _objects(store: S3Store, wanted: Wanted, sample: int | None, progress: Progr
     versioned = _may_have_old_versions(store)
     if sample is not None and versioned:
         remarks.append("old versions were not looked at")
-    yield from _looked_at(store, wanted, objects, "objects", remarks, progress)
+    yield from _looked_at(store, wanted, objects, "object", remarks, progress)
     if sample is None and versioned:
         yield from _old_versions(store, wanted)
 
@@ -372,7 +372,7 @@ def _old_versions(store: S3Store, wanted: Wanted) -> Iterator[Finding]:
         text = "only current versions were looked at: this server does not list old ones"
         yield Finding(OBJECTS_ENCRYPTED, Subject(store.url), Status.SKIP, text)
         return
-    yield from _looked_at(store, wanted, old, "old versions", [], None)
+    yield from _looked_at(store, wanted, old, "old version", [], None)
 
 
 def _noncurrent(store: S3Store) -> Iterator[_Object]:
@@ -390,7 +390,7 @@ def _noncurrent(store: S3Store) -> Iterator[_Object]:
 
 
 def _looked_at(
-    store: S3Store, wanted: Wanted, objects: Sequence[_Object], things: str, remarks: Sequence[str], progress: Progress | None
+    store: S3Store, wanted: Wanted, objects: Sequence[_Object], thing: str, remarks: Sequence[str], progress: Progress | None
 ) -> Iterator[Finding]:
     ways: Counter[str] = Counter()
     with ThreadPoolExecutor(WORKERS, thread_name_prefix="pipesec-head") as pool:
@@ -408,7 +408,7 @@ def _looked_at(
                     ways[str(state[0])] += 1
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
-    yield from _encrypted(store, ways, things, remarks)
+    yield from _encrypted(store, ways, thing, remarks)
 
 
 def _state(store: S3Store, item: _Object) -> tuple[str | None, str | None] | StorageError:
@@ -434,11 +434,11 @@ def _not_reached(subject: Subject, error: StorageError) -> Finding:
     return Finding(OBJECTS_ENCRYPTED, subject, status, str(error))
 
 
-def _encrypted(store: S3Store, ways: Counter[str], things: str, remarks: Sequence[str]) -> Iterator[Finding]:
+def _encrypted(store: S3Store, ways: Counter[str], thing: str, remarks: Sequence[str]) -> Iterator[Finding]:
     count = sum(ways.values())
     if count:
         how = ", ".join(f"{number:,} by {printable(way)}" for way, number in sorted(ways.items()))
-        text = "; ".join([f"{count:,} {things} are encrypted: {how}", *remarks])
+        text = "; ".join([f"{amount(count, thing)} encrypted: {how}", *remarks])
         yield Finding(OBJECTS_ENCRYPTED, Subject(store.url), Status.PASS, text, count=count)
 
 
@@ -470,4 +470,4 @@ def _looked_at_inventory(store: S3Store, inventory: S3Store, wanted: Wanted, now
     if not seen:
         yield Finding(OBJECTS_ENCRYPTED, Subject(store.url), Status.FAIL, "the inventory lists no object there")
     only = f"from the inventory of {made:%Y-%m-%d %H:%M} UTC, and nothing but the current versions that it lists was looked at"
-    yield from _encrypted(store, ways, "objects", [only])
+    yield from _encrypted(store, ways, "object", [only])

@@ -61,7 +61,7 @@ def test_objects_are_looked_at_one_by_one(s3_server: S3Server, bucket: str) -> N
     client.put_object(Bucket=bucket, Key="d/aes", Body=b"x", ServerSideEncryption="AES256")
     client.put_object(Bucket=bucket, Key="d/kms", Body=b"x", ServerSideEncryption="aws:kms", SSEKMSKeyId=s3_server.kms_key)
     good = of(look(client, f"{bucket}/d"), "objects-encrypted")
-    assert good == [("pass", "2 objects are encrypted: 1 by AES256, 1 by aws:kms")]
+    assert good == [("pass", "2 objects encrypted: 1 by AES256, 1 by aws:kms")]
     client.put_object(Bucket=bucket, Key="d/clear", Body=b"x")
     assert ("fail", "is not encrypted") in of(look(client, f"{bucket}/d"), "objects-encrypted")
     for wanted, failing in (
@@ -360,9 +360,9 @@ def test_a_sample_says_that_it_is_one(s3_server: S3Server, bucket: str) -> None:
     for number in range(8):
         s3_server.client().put_object(Bucket=bucket, Key=f"d/{number}", Body=b"x", ServerSideEncryption="AES256")
     ((_, text),) = of(look(s3_server.client(), f"{bucket}/d", sample=3), "objects-encrypted")
-    assert text == "3 objects are encrypted: 3 by AES256; 3 of 8 objects looked at, chosen at random"
+    assert text == "3 objects encrypted: 3 by AES256; 3 of 8 objects looked at, chosen at random"
     ((_, text),) = of(look(s3_server.client(), f"{bucket}/d", sample=80), "objects-encrypted")
-    assert text == "8 objects are encrypted: 8 by AES256"
+    assert text == "8 objects encrypted: 8 by AES256"
 
 
 @pytest.mark.parametrize(

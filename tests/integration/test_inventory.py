@@ -55,7 +55,7 @@ def test_what_stands_for_a_folder_is_no_object(moto: Any) -> None:
     moto.put_object(Bucket="bbb", Key="d/x/y", Body=b"x", ServerSideEncryption="AES256")
     moto.put_object(Bucket="bbb", Key="data", Body=b"x")
     assert [(status, text) for status, _, text in encrypted_objects(moto, "bbb/d")] == [
-        ("pass", "1 objects are encrypted: 1 by AES256")
+        ("pass", "1 object encrypted: 1 by AES256")
     ]
 
 
@@ -75,7 +75,7 @@ def test_an_old_version_in_the_clear_is_found(request: pytest.FixtureRequest, bu
     (bad,) = [f for f in found if f.status is not Status.PASS]
     assert (bad.status, bad.message) == (Status.FAIL, f"an old version ({clear}) is not encrypted")
     assert (bad.subject.name, bad.subject.version) == (f"s3://{bucket}/d/x", clear)
-    assert [f.message for f in found if "old versions" in f.message] == ["1 old versions are encrypted: 1 by AES256"]
+    assert [f.message for f in found if "old version" in f.message] == ["1 old version encrypted: 1 by AES256"]
     ((_, text),) = of(look(client, f"{bucket}{prefix}", sample=100), "objects-encrypted")
     assert text.endswith("old versions were not looked at")
 
@@ -192,7 +192,7 @@ def test_an_inventory_is_read_instead_of_asking(s3_server: S3Server, bucket: str
         return of(look(client, f"{bucket}{prefix}", wanted, inventory=S3Store(place, client)), "objects-encrypted")
 
     ((status, text),) = read(ROWS)
-    assert (status, text.startswith("2 objects are encrypted: 1 by AES256, 1 by aws:kms; from the inventory of")) == (
+    assert (status, text.startswith("2 objects encrypted: 1 by AES256, 1 by aws:kms; from the inventory of")) == (
         "pass",
         True,
     )
