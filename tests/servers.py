@@ -109,7 +109,7 @@ def _seaweedfs(kms: str) -> Iterator[S3Server]:
     (folder / "data").mkdir()
     ports = {name: free_port() for name in ("master", "volume", "filer", "s3")}
     command = [program, "server", f"-dir={folder}/data", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-master.telemetry=false"]
-    command += ["-volume.max=500", "-master.volumeSizeLimitMB=64", "-s3", f"-s3.config={folder}/s3.json"]
+    command += ["-volume.max=5000", "-master.volumeSizeLimitMB=64", "-s3", f"-s3.config={folder}/s3.json"]
     command += [
         "-s3.iam=false",
         "-s3.port.iceberg=0",

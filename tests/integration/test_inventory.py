@@ -75,7 +75,7 @@ def test_an_old_version_in_the_clear_is_found(request: pytest.FixtureRequest, bu
     (bad,) = [f for f in found if f.status is not Status.PASS]
     assert (bad.status, bad.message) == (Status.FAIL, f"an old version ({clear}) is not encrypted")
     assert (bad.subject.name, bad.subject.version) == (f"s3://{bucket}/d/x", clear)
-    assert [f.message for f in found if "old version" in f.message] == ["1 old version encrypted: 1 by AES256"]
+    assert [f.message for f in found if "old version encrypted" in f.message] == ["1 old version encrypted: 1 by AES256"]
     ((_, text),) = of(look(client, f"{bucket}{prefix}", sample=100), "objects-encrypted")
     assert text.endswith("old versions were not looked at")
 
