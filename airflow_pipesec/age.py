@@ -229,6 +229,12 @@ class _Reader:
         self.held = b""
         self.taken = 0
 
+    def peek(self, size: int) -> bytes:
+        """Return the next bytes, fewer where there are no more, and leave them to be read."""
+        while len(self.held) < size and (count := self.source.readinto(memoryview(more := bytearray(4096)))):
+            self.held += more[:count]
+        return self.held[:size]
+
     def line(self) -> bytes:
         while (end := self.held.find(b"\n")) < 0:
             more = bytearray(4096)
@@ -252,14 +258,15 @@ _ARGUMENTS = re.compile(rb"-> [\x21-\x7e]+(?: [\x21-\x7e]+)*\n")
 
 
 def _parse(reader: _Reader) -> Header:
-    if (start := reader.line()) != VERSION:
-        if start.strip() == ARMOR:
+    start = reader.peek(len(ARMOR))
+    if not start.startswith(VERSION):
+        if start == ARMOR:
             raise EncryptionError(
                 "it is an age file in armor, which is text; only the binary form, without --armor, is read here"
             )
         known = start.startswith(b"age-encryption.org/")
         raise EncryptionError("the version of the format is not v1" if known else "it does not begin as an age file does")
-    signed = VERSION
+    signed = reader.line()
     stanzas: list[Stanza] = []
     while True:
         line = reader.line()

@@ -125,7 +125,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=Form,
         help="encrypt an artifact for the holders of some keys",
         description="Encrypt a file, or every file of a tree, in age format. The source stays as it is.\n\n"
-        "  pipesec encrypt model.joblib -o model.joblib.age -r age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kudr6d4ask8vfk2\n"
+        '  pipesec encrypt model.joblib -o model.joblib.age -r "$(pipesec keygen -o key.txt)"\n'
         "  pipesec encrypt data/ -o s3://bucket/data -r file:recipients.txt",
         epilog=EXIT_CODES,
     )
@@ -193,8 +193,8 @@ def _findings(options: argparse.Namespace, progress: Progress | None) -> Iterabl
 
         target = open_store(options.output)
         if options.command == "encrypt":
-            return encryption.encrypt(root, target, recipients_from(options.recipient))
-        return encryption.decrypt(root, target, identities_from(options.identity))
+            return encryption.encrypt(root, target, recipients_from(options.recipient), progress=progress)
+        return encryption.decrypt(root, target, identities_from(options.identity), progress=progress)
     from airflow_pipesec.checks import integrity
 
     if options.command == "manifest":
@@ -269,7 +269,9 @@ def _run(options: argparse.Namespace) -> tuple[int, str]:
         if options.command == "keygen":
             return PASSED, _keygen(options)
         policy = Policy.load(options.policy)
-        with _progress_bar(sys.stderr, wanted=not options.quiet and not options.json) as progress:
+        # A file that is validated is read as a whole: there is nothing to count.
+        wanted = not options.quiet and not options.json and options.command != "validate"
+        with _progress_bar(sys.stderr, wanted=wanted) as progress:
             verdict = policy.judge(_findings(options, progress), today=datetime.now(UTC).date())
     except PipesecError as error:
         return _undecided(options, escaped(str(error))), ""

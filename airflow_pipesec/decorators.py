@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk.bases.decorator import DecoratedOperator, TaskDecorator, determine_kwargs, task_decorator_factory
+from airflow.sdk.exceptions import AirflowException
 
+from airflow_pipesec.errors import PipesecError, StorageError, place_of
 from airflow_pipesec.findings import Finding
 from airflow_pipesec.guards.base import Guard, GuardOperator
 
@@ -29,11 +32,41 @@ class GuardDecoratedOperator(DecoratedOperator, GuardOperator):
     def findings(self, context: Context) -> Iterable[Finding]:
         """Call the function with its arguments and those context variables that its signature names."""
         offered: Mapping[str, Any] = {**context, **self.op_kwargs}
-        return self.python_callable(*self.op_args, **determine_kwargs(self.python_callable, self.op_args, offered))
+        arguments = determine_kwargs(self.python_callable, self.op_args, offered)
+        return _without_words(self.python_callable, self.op_args, arguments)
 
     def execute(self, context: Context) -> None:
         """Guard: DecoratedOperator comes first for its argument binding, and its own execute is not meant here."""
         GuardOperator.execute(self, context)
+
+
+def _without_words(
+    function: Callable[..., Iterable[Finding]], arguments: Sequence[Any], named: Mapping[str, Any]
+) -> Iterable[Finding]:
+    """Call the author's function; of an exception only the type and the place go on, since its message may quote the data."""
+
+    def told(error: Exception) -> StorageError:
+        return StorageError(f"{function.__name__} raised {place_of(error)}. Its message is left out, for it may quote the data.")
+
+    try:
+        found = function(*arguments, **named)
+    except (AirflowException, PipesecError):
+        raise
+    except Exception as error:
+        raise told(error) from None
+    if not isinstance(found, Iterator):
+        return found
+
+    def items() -> Iterator[Finding]:
+        with closing(found) if isinstance(found, Generator) else nullcontext():
+            try:
+                yield from found
+            except (AirflowException, PipesecError):
+                raise
+            except Exception as error:
+                raise told(error) from None
+
+    return items()
 
 
 def guard_task(python_callable: Callable[..., Iterable[Finding]] | None = None, **kwargs: Any) -> TaskDecorator:

@@ -138,8 +138,9 @@ class Finding:
             )
         if self.severity is None:
             object.__setattr__(self, "severity", self.control.severity)
-        # Names inside a message are made unambiguous where it is written; here no line break or escape sequence gets through.
-        object.__setattr__(self, "message", escaped(self.message))
+        # Names inside a message are made unambiguous where it is written; here no line break or escape sequence gets through. An
+        # error that names its place need not repeat the subject.
+        object.__setattr__(self, "message", escaped(self.message).removeprefix(f"{self.subject.name} "))
 
     @property
     def level(self) -> Severity:

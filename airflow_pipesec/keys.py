@@ -73,6 +73,8 @@ def recipients_from(given: str | list[str] | tuple[str, ...]) -> list[Recipient]
             raise ConfigurationError("a recipient is a private key. Give the public key, which starts with age1; keep the other.")
         scheme, _, path = item.partition(":")
         texts = _lines(_read(Path(path)).decode("utf-8", "replace")) if scheme == "file" else [item]
+        if any(_SECRET in text.upper() for text in texts):
+            raise ConfigurationError(f"{printable(path)} holds a private key. Give the public one that `pipesec keygen` printed.")
         found += [Recipient.parse(text) for text in texts]
     if not found:
         raise ConfigurationError("there is no recipient. Give at least one public key (age1…) to encrypt for.")

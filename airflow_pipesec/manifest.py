@@ -130,9 +130,11 @@ class Manifest:
             raise ManifestError(f"the manifest is not valid JSON ({type(error).__name__}). Make a new manifest.") from None
         try:
             return _from_statement(document)
-        except (KeyError, TypeError, AttributeError) as error:
+        except KeyError as error:
+            raise ManifestError(f"the manifest lacks {error}. Make a new manifest.") from None
+        except (TypeError, AttributeError) as error:
             raise ManifestError(
-                f"the manifest lacks a part or has one of the wrong type ({type(error).__name__}). Make a new manifest."
+                f"the manifest has a part of the wrong type ({type(error).__name__}). Make a new manifest."
             ) from None
 
 

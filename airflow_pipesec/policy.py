@@ -166,7 +166,7 @@ class Policy:
                 f"policy is a {type(source).__name__} that names no file. Give the path of a YAML file, or a mapping."
             )
         path = Path(source)
-        return _policy_from(_read_yaml(path), str(path))
+        return _policy_from(_read_yaml(path), f"policy {path}")
 
     def judge(self, findings: Iterable[Finding], *, today: date, limit: int = 100) -> Verdict:
         """Turn findings into a verdict.
@@ -276,7 +276,7 @@ def report(verdict: Verdict, *, title: str, seconds: float | None = None) -> Ite
     if verdict.judged:
         ordered = sorted(verdict.judged, key=_worst_first)
         width = max(len("control"), *(len(item.finding.control.id) for item in ordered))
-        base = _common_folder([item.finding.subject.name for item in ordered])
+        base = _common_folder([name for name in (item.finding.subject.name for item in ordered) if "/" in name])
         if base:
             yield Line(f"  subjects are under {base}")
         yield Line(f"  {'status':<7} {'severity':<9} {'control':<{width}}  subject: what was seen")
@@ -409,11 +409,15 @@ def _policy_from(document: Mapping[Any, Any], where: str) -> Policy:
     try:
         model = PolicyModel.model_validate(dict(document))
     except ValidationError as error:
-        shown = [f"{_place(fault['loc'])}: {fault['msg']}" for fault in error.errors(include_input=False)[:_FAULTS_SHOWN]]
+        shown = [f"{_place(fault['loc'])}: {_fault(fault)}" for fault in error.errors(include_input=False)[:_FAULTS_SHOWN]]
         if error.error_count() > len(shown):
             shown.append(f"and {error.error_count() - len(shown)} more")
-        raise PolicyError(f"{escaped(where)} is not a valid policy: {'; '.join(shown)}. See Policy.load for the form.") from None
+        raise PolicyError(f"the {escaped(where)} is not valid: {'; '.join(shown)}. See docs/policies.md for the form.") from None
     return Policy(fail_on=model.fail_on, waivers=tuple(Waiver(**dict(waiver)) for waiver in model.waivers))
+
+
+def _fault(fault: Mapping[str, Any]) -> str:
+    return "unknown key" if fault["type"] == "extra_forbidden" else str(fault["msg"]).removeprefix("Value error, ")
 
 
 def _place(parts: Sequence[int | str]) -> str:

@@ -107,6 +107,11 @@ def open_store(
             filesystem = fsspec.core.url_to_fs(f"{scheme}://{rest}")
         except Exception as error:
             # What a filesystem raises is its own affair; the URL may hold a secret, and the message quote it.
-            raise ConfigurationError(f"{scheme}:// URLs cannot be read here ({place_of(error)}).") from None
+            why = (
+                "a package for them is not installed"
+                if isinstance(error, ImportError)
+                else "fsspec does not know them as written"
+            )
+            raise ConfigurationError(f"{scheme}:// URLs cannot be read here: {why} ({place_of(error)}).") from None
     # What follows a "?" may be a signature, which opens the file to whoever reads it in a log.
     return FsspecStore(f"{scheme}://{rest}".partition("?")[0].rstrip("/"), *filesystem)

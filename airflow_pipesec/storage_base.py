@@ -202,6 +202,8 @@ def from_os(error: OSError, where: str) -> StorageError:
         return AccessDenied(f"{where} may not be read or written: {reason}. Grant the task's user access to it.")
     if error.errno in (errno.ELOOP, errno.ENOTDIR):
         return ObjectRefused(f"{where} leads through a link or a file: {reason}. Give a path of plain folders.")
+    if error.errno == errno.EISDIR:
+        return ObjectRefused(f"{where} is a folder where a file should be. Look for who replaced it.")
     return StorageError(f"{where}: {reason}")
 
 

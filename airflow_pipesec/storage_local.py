@@ -119,9 +119,12 @@ class LocalStore(Store):
                 os.close(root)
 
     def read(self, name: str = SINGLE, *, limit: int) -> bytes:
-        where, path = self.describe(name), self._inside(name)
-        with os_errors(where), plain_file(os.open(path, _READ & ~os.O_NOFOLLOW), where) as file:
-            data = file.read(limit + 1)
+        where = self.describe(name)
+        with os_errors(where), self._place(name) as (folder, tail):
+            # The root itself is the author's choice, link or not.
+            descriptor = os.open(tail, _READ & ~(os.O_NOFOLLOW * (name == SINGLE)), dir_fd=folder)
+            with plain_file(descriptor, where) as file:
+                data = file.read(limit + 1)
         return within(data, limit, where)
 
     def write_pieces(self, pieces: Iterable[Buffer], name: str = SINGLE, *, private: bool = False) -> None:
@@ -226,10 +229,10 @@ def _replace(folder: int, name: str, pieces: Iterable[Buffer], where: str, mode:
     try:
         # Less the umask: evidence and manifests are for others to read, as any file the task writes.
         try:
+            if not os.path.isdir("/proc/self/fd"):
+                raise OSError  # without it a nameless file cannot be given a name
             descriptor = os.open(".", os.O_WRONLY | os.O_TMPFILE | os.O_CLOEXEC, mode, dir_fd=folder)
-        except OSError as error:
-            if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT):
-                raise
+        except OSError:
             descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode, dir_fd=folder)
             named = True
         with os.fdopen(descriptor, "wb") as file:
@@ -246,12 +249,16 @@ def _replace(folder: int, name: str, pieces: Iterable[Buffer], where: str, mode:
             with suppress(OSError):
                 os.unlink(beside, dir_fd=folder)
         raise
-    with suppress(PermissionError):  # a drop box, which may be written and not read; the file is there
+    try:
         listed = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=folder)
         try:
             os.fsync(listed)
         finally:
             os.close(listed)
+    except OSError as error:
+        # A drop box, which may be written and not read, or a file system that syncs no folders: the file is there.
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EINVAL, errno.EOPNOTSUPP):
+            raise
 
 
 def _list_folder(descriptor: int, prefix: str, depth: int, found: Listing) -> None:

@@ -352,7 +352,7 @@ def _fs_errors(where: str) -> Iterator[None]:
         if isinstance(cause, PermissionError) or status in (401, 403):
             raise AccessDenied(f"{shown} may not be read or written. Grant the task's account access to it.") from None
         what = f"HTTP {status}" if isinstance(status, int) else place_of(cause)
-        raise StorageError(f"{shown} could not be read or written: {what}.") from None
+        raise StorageError(f"{shown} could not be read or written: {what}. Check that its server can be reached.") from None
 
 
 @contextmanager
@@ -376,7 +376,7 @@ def aws_errors(where: str) -> Iterator[None]:
             raise AccessDenied(f"{where} cannot be unwrapped ({code}). Look at the key in KMS, and at who wrapped it.") from error
         raise StorageError(f"{where}: {code} (HTTP {status})") from error
     except BotoCoreError as error:
-        raise StorageError(f"{where}: {error}") from error
+        raise StorageError(f"{where}: {error} Check the credentials, the region and the endpoint of AWS.") from error
     except ValueError as error:
         # An endpoint, a number of tries or a key that botocore cannot make a request of.
         raise ConfigurationError(

@@ -1,4 +1,4 @@
-"""The villain of the example: four attacks on a training pipeline, each really carried out between two stages."""
+"""The villain of the example: attacks on a training pipeline, each really carried out between two stages."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ def swapped_model(run: Path) -> str:
 
 
 def plaintext_storage(run: Path) -> str:
-    """Leave the weights in the clear beside the encrypted model, as a stage that caches what it has in memory does."""
-    import json
+    """Leave training data in the clear beside the encrypted model, as a stage that caches what it works on does."""
+    import pandas as pd
 
-    (run / "sealed" / "cache.json").write_text(json.dumps({"weights": [number / 7 for number in range(500)]}))
-    return "left weights in the clear among the encrypted files"
+    pd.read_parquet(run / "prepared" / "train.parquet").to_csv(run / "sealed" / "cache.csv", index=False)
+    return "left training data in the clear among the encrypted files"
 
 
 ATTACKS: dict[str, Callable[[Path], str]] = {

@@ -110,9 +110,9 @@ Five stages, and between them guards: tasks that look at what one stage left bef
 | `tampered_data` | turns a label in the raw data, after it was recorded | `verify_raw` |
 | `invalid_rows` | plants rows with impossible values in the training data | `validate_rows` |
 | `swapped_model` | puts another model in the place of the trained one | `verify_model` |
-| `plaintext_storage` | leaves a copy of the model in the clear, among the encrypted files | `encrypted_at_rest` |
+| `plaintext_storage` | leaves training data in the clear, among the encrypted files | `encrypted_at_rest` |
 
-Triggered by somebody who may trigger but not deploy, the run is stopped by `may_deploy`.
+Triggered by somebody whose role may trigger but not deploy, the run is stopped by `may_deploy`.
 
 It needs a key to encrypt the model for (variable `pipesec_example_recipient`), the key to decrypt it with (the password of
 connection `pipesec_example_key`; `pipesec keygen` makes both), and a service account that asks Airflow about people (connection

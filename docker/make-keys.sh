@@ -19,10 +19,11 @@ keep() { # file: writes standard input there, whole or not at all, unless the fi
     cat >/dev/null
     return
   fi
+  rm -f "secrets/.$1.tmp"
   cat >"secrets/.$1.tmp"
   chmod 444 "secrets/.$1.tmp"
   mv "secrets/.$1.tmp" "secrets/$1"
-  echo "made secrets/$1"
+  echo "made $(basename "$PWD")/secrets/$1"
 }
 
 random 24 | keep postgres_password
@@ -40,13 +41,16 @@ printf 'postgresql+psycopg2://airflow:%s@postgres:5432/airflow' "$(cat secrets/p
 
 if [ ! -e .env ]; then
   base=${BASE_IMAGE:-docker.io/library/python:3.11-slim-bookworm}
-  digest=${BASE_DIGEST:-$(docker buildx imagetools inspect "$base" --format '{{.Manifest.Digest}}' 2>/dev/null || true)}
+  digest=${BASE_DIGEST:-$(docker buildx imagetools inspect "$base" --format '{{.Manifest.Digest}}' || true)}
   if [[ ! $digest =~ ^sha256:[0-9a-f]{64}$ ]]; then
     echo "the digest of $base could not be looked up; run this again as BASE_DIGEST=sha256:… $0" >&2
     exit 1
   fi
   printf 'BASE_IMAGE=%s\nBASE_DIGEST=%s\n' "$base" "$digest" >.env.tmp
   mv .env.tmp .env
-  echo "made .env: $base is pinned to $digest"
+  echo "made $(basename "$PWD")/.env: $base is pinned to $digest"
 fi
-echo "ready: docker compose -f $(basename "$PWD")/compose.yaml up --build --wait; sign in as admin with the password in secrets/admin_password"
+if [ -d ../dags ] && [ -n "$(find ../dags '(' -type d ! -perm -o=rx ')' -o '(' -type f ! -perm -o=r ')' | head -n 1)" ]; then
+  echo "the containers' user cannot read all of dags/; run: chmod -R go+rX dags" >&2
+fi
+echo "ready: docker compose -f $(basename "$PWD")/compose.yaml up --build --wait; sign in as admin with the password in $(basename "$PWD")/secrets/admin_password"

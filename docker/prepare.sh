@@ -6,18 +6,21 @@ export AIRFLOW__LOGGING__LOGGING_LEVEL=ERROR
 
 # Passwords come in by standard input or a file: an argument could be read by whoever lists the processes.
 person() { # name, role, the file of the password
-  { cat "$3"; echo; cat "$3"; echo; } |
-    airflow users create --username "$1" --role "$2" --firstname "$1" --lastname airflow --email "$1@airflow.invalid" 2>/dev/null
+  if ! { cat "$3"; echo; cat "$3"; echo; } | airflow users create --username "$1" --role "$2" --firstname "$1" --lastname airflow \
+    --email "$1@airflow.invalid" 2>"$scratch/said"; then
+    cat "$scratch/said" >&2 # of what goes well it is a warning that the password is not typed
+    exit 1
+  fi
 }
 
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
 airflow db migrate
 airflow roles create pipesec_service
 airflow roles add-perms pipesec_service --action can_read --resource Users Roles DAGs "Audit Logs" "DAG Runs" "HITL Detail"
 person admin Admin /run/secrets/admin_password
 person service pipesec_service /run/secrets/service_password
 
-scratch=$(mktemp -d)
-trap 'rm -rf "$scratch"' EXIT
 python - "$scratch" <<'PYTHON'
 """Write the connections and variables of the example to files, as Airflow imports them."""
 import json

@@ -39,6 +39,7 @@ DEPLOYER, TRAINEE, SERVICE = "olga", "uma", "service"
 USERS = {DEPLOYER: "op", TRAINEE: "user", SERVICE: "op"}
 FINISHED = ("success", "failed")
 RUN_LIMIT = 240
+QUIET = 5.0  # seconds between two lines of progress where there is no terminal
 
 
 class Result(NamedTuple):
@@ -118,7 +119,8 @@ def greet(console: Console, stack: Stack) -> None:
     """Say where to look and how to sign in."""
     console.print(f"\nWatch it in a browser: {stack.url}/dags/{DAG}", highlight=False, soft_wrap=True)
     console.print(f"User {USER}, password {stack.password} (only reachable from this machine)", highlight=False, markup=False)
-    also = f"{DEPLOYER}, {stack.passwords[DEPLOYER]} (may deploy); {TRAINEE}, {stack.passwords[TRAINEE]} (may only trigger)"
+    roles = {DEPLOYER: "a role that may deploy", TRAINEE: "one that may not"}
+    also = "; ".join(f"{user}, {stack.passwords[user]} ({role})" for user, role in roles.items())
     console.print(f"Or as {also}\n", highlight=False, markup=False, soft_wrap=True)
 
 
@@ -133,7 +135,7 @@ def run_all(console: Console, stack: Stack) -> list[Result]:
     }
     results: dict[str, Result] = {}
     end = time.monotonic() + RUN_LIMIT
-    shown = ""
+    shown = time.monotonic()
     with console.status("starting the runs") as status:
         while len(results) < len(running):
             if time.monotonic() > end:
@@ -143,15 +145,12 @@ def run_all(console: Console, stack: Stack) -> list[Result]:
                     results[attack] = result = judge(stack, attack, running[attack])
                     what = f"stopped by {', '.join(result.stopped_by)}" if result.stopped_by else "ran to its end"
                     console.print(f"  attack {attack}: {what} after {result.seconds:.0f} s", highlight=False)
-            done = []
-            for attack in running:
-                states = [task["state"] for task in stack.tasks_of(DAG, running[attack]).values()]
-                done.append(f"{attack} {sum(state == 'success' for state in states)}/{len(states)}")
-            line = "tasks done: " + ", ".join(done)
-            status.update(line)
-            if not console.is_terminal and line != shown:
-                print(f"  {line}", flush=True)
-                shown = line
+            states = {attack: [task["state"] for task in stack.tasks_of(DAG, run).values()] for attack, run in running.items()}
+            done = {attack: f"{found.count('success')}/{len(found)}" for attack, found in states.items()}
+            status.update("tasks done: " + ", ".join(f"{attack} {number}" for attack, number in done.items()))
+            if not console.is_terminal and time.monotonic() - shown >= QUIET:
+                print(f"  tasks done: {', '.join(done.values())}", flush=True)
+                shown = time.monotonic()
             time.sleep(1.5)
     return [results[attack] for attack in GUARD_AGAINST]
 

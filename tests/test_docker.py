@@ -84,7 +84,7 @@ def test_every_service_is_confined(compose: dict[str, Any]) -> None:
 
 def test_a_worker_is_given_no_key_to_the_database_nor_to_other_peoples_connections(compose: dict[str, Any]) -> None:
     worker = compose["services"]["worker"]
-    assert set(worker["secrets"]) == {"broker_url", "result_backend", "api_secret_key"}
+    assert set(worker["secrets"]) == {"broker_url", "result_backend"}
     for name, service in compose["services"].items():
         read = set(re.findall(r"/run/secrets/([\w.]+)", str(service.get("environment", {})) + str(service.get("command", ""))))
         assert read <= set(service.get("secrets", [])), name

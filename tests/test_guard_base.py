@@ -117,15 +117,16 @@ def above(guard: BaseOperator) -> None:
         dag.add_task(guard)
         after = BaseOperator(task_id="after")
         always = BaseOperator(task_id="always", trigger_rule="all_done")
+        running = BaseOperator(task_id="running", trigger_rule="always")
         undo = BaseOperator(task_id="undo").as_teardown()
-        guard >> after >> always >> undo
+        guard >> after >> always >> running >> undo
 
 
 def test_skip_downstream_skips_every_task_below_whatever_its_trigger_rule(run_task: RunTask) -> None:
     guard = SaysOperator(task_id="g", says=[BAD], on_failure="skip_downstream")
     above(guard)
     ran = run_task(guard)
-    assert ran.skipped == ["after", "always"], "and the teardown still cleans up"
+    assert ran.skipped == ["after", "always"], "the teardown still cleans up, and what always runs may run by now"
     assert sorted(ran.xcoms["skipmixin_key"]["skipped"]) == ["after", "always"], "they stay skipped when cleared"
 
 
@@ -261,3 +262,34 @@ def test_guards_serialize_and_map_without_losing_a_parameter() -> None:
     assert set(again.task_ids) == {"one", "two", "many", "rows"}
     assert again.get_task("one").policy == {"fail_on": "high"}
     assert again.get_task("many").expand_input.value == {"root": ["/a", "/b"]}
+
+
+def test_a_connection_that_is_not_there_is_named_and_not_gone_without(run_task: RunTask) -> None:
+    from airflow_pipesec.operators import DataValidationOperator, HashVerificationOperator, RBACAssertionOperator
+
+    tasks = {
+        "aws_conn_id": HashVerificationOperator(task_id="a", root="s3://b/x", expected="0" * 64, aws_conn_id="nobodys"),
+        "conn_id": DataValidationOperator(
+            task_id="b", table="t", conn_id="nobodys", checks={"enough": {"check_statement": "COUNT(*) > 1"}}
+        ),
+        "airflow_conn_id": RBACAssertionOperator(task_id="c", allowed_users=["vera"], airflow_conn_id="nobodys"),
+    }
+    for parameter, operator in tasks.items():
+        ran = run_task(operator, user="vera")
+        assert ran.state == "failed"
+        assert f"{parameter}= names connection nobodys, which Airflow does not have" in str(ran.error)
+
+
+def test_a_check_that_cannot_work_says_why_once(run_task: RunTask, capfd: pytest.CaptureFixture[str]) -> None:
+    ran = run_task(SaysOperator(task_id="g", says=[GOOD], policy={"fail_on": "loud"}))
+    text = "".join(capfd.readouterr())
+    assert ran.error is not None
+    assert ran.error.__suppress_context__
+    assert "ERROR  g: the check broke off because the policy is not valid: fail_on: must be one of" in text
+
+
+def test_a_sensor_that_waits_does_not_cry(run_task: RunTask, capfd: pytest.CaptureFixture[str]) -> None:
+    run_task(SaysSensor(task_id="s", says=[BAD]))
+    lines = [line for line in "".join(capfd.readouterr()).splitlines() if "is-good" in line]
+    assert lines
+    assert all("[warning" in line for line in lines)

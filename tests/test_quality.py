@@ -627,7 +627,10 @@ def test_counts_are_told_and_values_are_not() -> None:
         {"a": [1, None, 4711]}, Rules(column_mapping={"a": {"null_check": {"equal_to": 0}, "max": {"less_than": 5}}})
     )
     messages = [f.message for f in findings if f.status is Status.FAIL]
-    assert messages == ["null_check(a): does not hold: the count is 1", "max(a): does not hold"]
+    assert messages == [
+        "null_check(a): does not hold (equal_to 0): the count is 1",
+        "max(a): does not hold (less_than 5)",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 from airflow.sdk import DAG, task
+from airflow.sdk.exceptions import AirflowSkipException
 
 from airflow_pipesec.findings import Control, Finding, Severity, Status, Subject
 from tests.conftest import RunTask
@@ -98,3 +100,25 @@ def test_the_function_is_closed_when_the_check_breaks_off(run_task: RunTask) -> 
 
     assert run_task(build(careful)).state == "failed"
     assert closed == [True]
+
+
+def test_what_the_function_raises_is_told_without_its_words(run_task: RunTask, capfd: pytest.CaptureFixture[str]) -> None:
+    def lazy() -> Iterator[Finding]:
+        yield finding(Status.PASS)
+        raise ValueError("row 7: hunter2-4711")
+
+    def eager() -> list[Finding]:
+        raise KeyError("hunter2-4711")
+
+    for function in (lazy, eager):
+        ran = run_task(build(function))
+        assert ran.state == "up_for_retry"
+        assert f"{function.__name__} raised" in str(ran.error)
+        shown = "".join([*capfd.readouterr(), *traceback.format_exception(ran.error)])
+        assert "hunter2-4711" not in shown
+    skipped = build(skips)
+    assert run_task(skipped).state == "skipped", "what Airflow itself is told goes through"
+
+
+def skips() -> list[Finding]:
+    raise AirflowSkipException

@@ -179,7 +179,7 @@ def assert_access(
         return
     if others:
         who = ", ".join(sorted({f"{printable(touch.user)} ({printable(touch.event)})" for touch in others}))
-        text = f"the run was interfered with after it began, by {who}. Trigger a new run"
+        text = f"somebody else touched the run, or tried to: {who}. Trigger a new run"
         yield Finding(TRIGGERED_BY_PERSON, subject, Status.FAIL, text)
         return
     if user is None or scheduled:

@@ -247,7 +247,8 @@ def _uploads(store: S3Store, wanted: Wanted) -> tuple[Status, str]:
 
 def _transport(store: S3Store, wanted: Wanted) -> tuple[Status, str]:
     objects, bucket = (f"{store.bucket}/*", f"{store.bucket}*"), (store.bucket, f"{store.bucket}*")
-    left = {"s3:ListBucket": bucket, "s3:GetObject": objects, "s3:PutObject": objects, "s3:DeleteObject": objects}
+    left = dict.fromkeys(("s3:GetObject", "s3:GetObjectVersion", "s3:PutObject", "s3:DeleteObject"), objects)
+    left["s3:ListBucket"] = bucket
     for denial in denials(_statements(store)):
         if (denial.operator, denial.key) == ("Bool", "aws:securetransport") and {v.lower() for v in denial.values} == {"false"}:
             left = {action: places for action, places in left.items() if not denial.covers(action, *places)}

@@ -162,7 +162,7 @@ def doubts_of(
     def doubt(rule: Rule, column: str | None) -> str | None:
         try:
             if sqlite and (unknown := _unknown_names(_sql_in(rule), columns, names)):
-                return f"there is no column {printable(unknown[0])}"
+                return f"a quoted name in it is no column: {printable(unknown[0])}"
             if rule.sql is not None:
                 return _first(flaw(name, where) for name, where in _columns_asked(rule.sql, column, columns))
             if about_types(rule) and not sqlite:

@@ -17,6 +17,7 @@ from airflow_pipesec import age
 from airflow_pipesec.checks import devices
 from airflow_pipesec.errors import AccessDenied, ConfigurationError, EncryptionError, ObjectMissing, ObjectRefused, StorageError
 from airflow_pipesec.findings import Control, Finding, Severity, Status, Subject, amount, printable
+from airflow_pipesec.hashing import Progress
 from airflow_pipesec.storage import SINGLE, Kind, Listing, LocalStore, Source, Store, by_path
 
 __all__ = ["decrypt", "encrypt", "encrypted_locally"]
@@ -86,7 +87,7 @@ def encrypted_locally(
                     continue
                 looked += 1
                 if not trust_device:
-                    below = devices.Protection(False, "what the device does was not asked for")
+                    below = devices.Protection(False, "what the disk does is not counted here (trust_device=False)")
                     reasons[_age_form(source, status_of_file.st_size)] += 1
                     continue
                 if devices.has_fscrypt(source.fileno()):
@@ -152,7 +153,12 @@ def _looks_random(data: bytes) -> bool:
 
 
 def encrypt(
-    store: Store, target: Store, recipients: Sequence[age.Recipient], *, remove_source: bool = False
+    store: Store,
+    target: Store,
+    recipients: Sequence[age.Recipient],
+    *,
+    remove_source: bool = False,
+    progress: Progress | None = None,
 ) -> Iterator[Finding]:
     """Encrypt a file to ``target``, or every file of a tree to the same names with ``.age`` below it, and yield what was seen.
 
@@ -184,6 +190,8 @@ def encrypt(
             yield _not_reached(ARTIFACT_ENCRYPTED, Subject(store.describe(name)), error)
             continue
         done, size = done + 1, size + counted.size
+        if progress is not None:
+            progress(1, counted.size, len(names))
     if not done:
         return
     keys = ", ".join(str(recipient) for recipient in dict.fromkeys(recipients))
@@ -222,7 +230,9 @@ def _mark(store: Store, name: str) -> str | None:
         return None
 
 
-def decrypt(store: Store, target: Store, identities: Sequence[age.Identity]) -> Iterator[Finding]:
+def decrypt(
+    store: Store, target: Store, identities: Sequence[age.Identity], *, progress: Progress | None = None
+) -> Iterator[Finding]:
     """Decrypt a file to ``target``, or every ``.age`` file of a tree to the same names without it, and yield what was seen.
 
     A file comes into its place only after its last chunk was found authentic, readable by its owner alone. A file of a tree that
@@ -256,6 +266,8 @@ def decrypt(store: Store, target: Store, identities: Sequence[age.Identity]) -> 
             yield _not_reached(CIPHERTEXT_AUTHENTIC, subject, error)
             continue
         done, size = done + 1, size + counted.size
+        if progress is not None:
+            progress(1, counted.size, len(names))
     if done:
         text = f"{amount(done, 'file')}, {size:,} bytes read, decrypted to {printable(target.url)}"
         yield Finding(CIPHERTEXT_AUTHENTIC, Subject(store.url), Status.PASS, text, count=done)

@@ -6,6 +6,7 @@ the data, and a "$" in a password is taken for a variable. What is known of that
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import numbers
@@ -114,13 +115,12 @@ class Answer:
 
 def load_suite(store: Store) -> Mapping[str, Any]:
     """Read a suite in JSON. Raises :class:`ConfigurationError` when there is none or it is not one."""
-    import json
-
     try:
         suite = json.loads(store.read(limit=MAX_SUITE_BYTES), object_pairs_hook=unique_keys)
     except (ObjectMissing, ValueError, RecursionError) as error:
+        why = type(error).__name__ + (f", line {error.lineno}" if isinstance(error, json.JSONDecodeError) else "")
         raise ConfigurationError(
-            f"suite {printable(store.url)} cannot be read ({type(error).__name__}). Give a Great Expectations suite in JSON."
+            f"suite {printable(store.url)} cannot be read ({why}). Give a Great Expectations suite in JSON."
         ) from None
     if not isinstance(suite, dict):
         raise ConfigurationError(f"suite {printable(store.url)} is not a JSON object. Give a Great Expectations suite.")
@@ -176,8 +176,10 @@ def build_rules(rules: Rules) -> list[Rule]:
                 raise ConfigurationError(f"expectation {number} of the suite {error}") from None
             except Exception as error:
                 kind = printable(str(entry.get("type", "?"))) if isinstance(entry, Mapping) else "?"
+                fields = sorted({str(part["loc"][0]) for part in getattr(error, "errors", list)() if part.get("loc")})
+                about = f" about {', '.join(map(printable, fields))}" if fields else ""
                 raise ConfigurationError(
-                    f"expectation {number} of the suite ({kind}) is not valid: {type(error).__name__}. "
+                    f"expectation {number} of the suite ({kind}) is not valid: {type(error).__name__}{about}. "
                     "Check its type, its kwargs and its severity (critical, warning or info)."
                 ) from None
     given = rules.expectations

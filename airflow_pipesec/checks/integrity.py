@@ -238,7 +238,7 @@ def verify(
     if not matching and not changed:
         # A waiver for files that are missing must not pass an artifact that is.
         undecided = [*seen.problems, *unread] if not missing else []
-        yield _not_done(DIGEST_MATCHES, store, undecided, f"none of {amount(len(wanted), 'recorded file')} was compared")
+        yield _not_done(DIGEST_MATCHES, store, undecided, f"{amount(len(wanted), 'file')} recorded, and not one was compared")
     if matching:
         whole = matching == len(wanted) and (allow_extra or not extra)
         subject = Subject(store.url, digest=str(recorded.root_digest) if whole else None)

@@ -26,10 +26,22 @@ if TYPE_CHECKING:
 __all__ = ["NotAnInventory", "Row", "read_inventory"]
 
 MAX_AGE = timedelta(hours=48)
+SKEW = timedelta(minutes=5)  # by which two clocks may differ
 MAX_MANIFEST = 16 << 20
 # What an inventory calls the ways of encryption, and what HeadObject does.
 _WAYS = {"SSE-S3": "AES256", "SSE-KMS": "aws:kms", "DSSE-KMS": "aws:kms:dsse", "SSE-C": "SSE-C", "NOT-SSE": ""}
-_MALFORMED = (ValueError, KeyError, TypeError, AttributeError, OverflowError, EOFError, OSError, zlib.error, csv.Error)
+_MALFORMED = (
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    OverflowError,
+    EOFError,
+    OSError,
+    RecursionError,
+    zlib.error,
+    csv.Error,
+)
 _COLUMNS = ("Bucket", "Key", "EncryptionStatus", "IsLatest", "IsDeleteMarker")
 _PARQUET_COLUMNS = ("bucket", "key", "encryption_status", "is_latest", "is_delete_marker")
 _NEEDED = 3  # so many of them each report has; one of current versions alone says nothing of versions
@@ -64,7 +76,7 @@ def read_inventory(inventory: S3Store, bucket: str, now: datetime) -> tuple[date
         place = str(manifest["destinationBucket"]).rpartition(":::")[2]
     except _MALFORMED as error:
         raise _unreadable(error) from None
-    if not timedelta(0) <= now - made <= MAX_AGE:
+    if not -SKEW <= now - made <= MAX_AGE:
         raise NotAnInventory(f"was made {made:%Y-%m-%d %H:%M} UTC, not in the last 48 hours")
     if len({key for key, _ in files}) != len(files):
         raise NotAnInventory("names one of its files twice")

@@ -12,6 +12,7 @@ from __future__ import annotations
 import numbers
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from airflow_pipesec.checks.databases import (
@@ -74,7 +75,7 @@ EXPECTATIONS_MET = Control(
     id="expectations-met",
     title="The data meets every expectation",
     severity=Severity.CRITICAL,
-    remedy="Look at the failing rows (quarantine_path sets them aside) and at where they came from; mend the source.",
+    remedy="Look at the failing rows (quarantine_path sets those of a file aside) and at where they came from; mend the source.",
     refs=_INPUT,
 )
 EXPECTATIONS_RUN = Control(
@@ -267,15 +268,16 @@ def validate_table(
     place = schema or None, name
     found: list[Finding] = []
     try:
-        with engine() as gx:
+        with engine() as gx, ExitStack() as opened:
             try:
-                with connected(database, table) as connection:
-                    for finding in _table_findings(gx, connection, database, place, rules, subject, sample, data_docs_dir):
-                        found.append(finding)  # one by one, to keep those before an exception
+                connection = opened.enter_context(connected(database, table))
             except ObjectMissing:
                 found.append(Finding(DATA_PRESENT, subject, Status.FAIL, "there is no such database"))
                 if data_docs_dir is not None:
                     _write_failed_docs(gx, build_rules(rules), data_docs_dir)
+                return
+            for finding in _table_findings(gx, connection, database, place, rules, subject, sample, data_docs_dir):
+                found.append(finding)  # one by one, to keep those before an exception
     finally:
         yield from found
 
@@ -417,9 +419,11 @@ def _sql_text(rule: SqlRule, answer: Answer) -> str:
     if answer.holds:
         return "holds"
     observed = answer.evidence["result"]
+    wanted = ", ".join(f"{name} {printable(str(bound))}" for name, bound in rule.bounds.items() if rule.column is not None)
+    asked = f" ({wanted})" if wanted else ""
     if observed is None:
-        return "does not hold: no row to examine"
-    return f"does not hold: the count is {int(observed):,}" if rule.counts else "does not hold"
+        return f"does not hold{asked}: no row to examine"
+    return f"does not hold{asked}: the count is {int(observed):,}" if rule.counts else f"does not hold{asked}"
 
 
 def _locate(answer: Answer, failing: dict[int, set[str]], rows: int) -> bool:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
 
 from airflow_pipesec.errors import ConfigurationError
 from airflow_pipesec.findings import Finding, printable
-from airflow_pipesec.guards.base import Guard, GuardOperator, GuardSensor
+from airflow_pipesec.guards.base import Guard, GuardOperator, GuardSensor, get_connection
 
 if TYPE_CHECKING:
     import httpx
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["RBACAssertion", "RBACAssertionOperator", "RBACAssertionSensor"]
 
+T = TypeVar("T")
 SECONDS = 30.0
 # What Flask-AppBuilder calls the methods, and the things of a DAG; from the FAB provider's own tables.
 _FAB_ACTIONS = {"GET": "can_read", "POST": "can_create", "PUT": "can_edit", "DELETE": "can_delete"}
@@ -40,7 +41,6 @@ _FAB_RESOURCES = {
 # What sets a run, or tasks of it, going again, or calls them done, by the names of Airflow's audit log.
 _TOUCHES = (
     "bulk_dag_runs",
-    "bulk_task_instances",
     "clear_dag_run",
     "clear_dag_run_partitions",
     "clear_dag_runs",
@@ -129,7 +129,7 @@ class RBACAssertion(Guard):
         try:
             local: bool = run.local
             touched = tuple if local else lambda: airflow.touched(run.dag_id, dag_run.run_id, dag_run.run_after)
-            yield from assert_access(run, wanted, airflow.ask, touched)
+            yield from assert_access(run, wanted, _sensible(airflow.ask), _sensible(touched))
         finally:
             airflow.close()
 
@@ -210,29 +210,33 @@ class _Airflow:
         return Answer(True, roles, dag and all(map(may, _FAB_RESOURCES[entity])))
 
     def touched(self, dag_id: str, run_id: str, since: datetime) -> list[Touch]:
-        """Return what Airflow's audit log says that people did to a run: to set it going again, or to call its tasks done."""
-        from airflow_pipesec.checks.access import NotAnswered, Touch
+        """Return what Airflow's audit log says that people did to a run: to set it going again, or to call its tasks done.
 
-        found = []
-        # Requests about several DAGs at once are logged under the name of none; which runs they name stands in their body.
-        for logged_as in (dag_id, "~"):
-            query = {"dag_id": logged_as, "included_events": _TOUCHES, "after": since.isoformat(), "limit": PAGE}
-            total, offset = 1, 0
-            while offset < total:
-                answer = self._get("/api/v2/eventLogs", query=query | {"offset": offset, "order_by": "id"})
-                if answer is None:
-                    raise NotAnswered("the API server has no audit log: use Airflow 3.3 or newer")
-                total = int(answer["total_entries"])
-                if total > MOST_EVENTS or (offset < total and not answer["event_logs"]):
-                    raise NotAnswered(f"the audit log of {printable(dag_id)} cannot be read whole: trigger a new run")
-                offset += PAGE
-                for entry in answer["event_logs"]:
-                    of_this = entry["run_id"] == run_id or (
-                        entry["run_id"] in (None, "~") and (logged_as == dag_id or run_id in str(entry["extra"]))
-                    )
-                    if of_this and _acts(entry["event"], entry["extra"]):
-                        found.append(Touch(str(entry["owner"]), str(entry["event"])))
-        return found
+        Not in that log: changes of task states in bulk, which Airflow does not write down, and requests about runs of several
+        DAGs at once, which it shows to nobody.
+        """
+        from airflow_pipesec.checks.access import Touch
+
+        of_this = self._logged({"dag_id": dag_id, "run_id": run_id, "included_events": _TOUCHES})
+        entries = [entry for entry in of_this if entry["run_id"] == run_id]
+        # Of some requests the body says, or leaves open, which runs they are about.
+        loose = self._logged({"dag_id": dag_id, "included_events": _TOUCHES, "after": since.isoformat()})
+        entries += [entry for entry in loose if entry["run_id"] in (None, "~") and _may_name(run_id, str(entry["extra"]))]
+        return [Touch(str(entry["owner"]), str(entry["event"])) for entry in entries if _acts(entry["event"], entry["extra"])]
+
+    def _logged(self, query: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        from airflow_pipesec.checks.access import NotAnswered
+
+        offset, total = 0, 1
+        while offset < total:
+            answer = self._get("/api/v2/eventLogs", query=query | {"offset": offset, "limit": PAGE, "order_by": "id"})
+            if answer is None:
+                raise NotAnswered("the API server has no audit log: use Airflow 3.3 or newer")
+            total, page = answer["total_entries"], answer["event_logs"]
+            if total > MOST_EVENTS or (offset < total and not page):
+                raise NotAnswered("the audit log cannot be read whole: trigger a new run")
+            offset += len(page)  # the server may give fewer than were asked for
+            yield from page
 
     def person(self, reference: str, dag_id: str, run_id: str) -> str:
         """Return the name behind ``user:…``, ``run:…`` or ``approval:…``."""
@@ -291,13 +295,12 @@ class _Airflow:
 
     def _signed_in(self) -> httpx.Client:
         import httpx
-        from airflow.sdk import BaseHook
         from airflow.sdk.log import mask_secret
 
         from airflow_pipesec.checks.access import NotAnswered
 
         if self._client is None:
-            connection = BaseHook.get_connection(self.conn_id)
+            connection = get_connection(self.conn_id, "airflow_conn_id")
             scheme = connection.schema if connection.schema in ("http", "https") else "https"
             if not connection.host or not connection.login or not connection.password:
                 raise ConfigurationError(f"connection {self.conn_id} lacks a host, a login or a password. Give all three.")
@@ -332,6 +335,22 @@ class _Airflow:
             self._client.close()
 
 
+def _sensible(asking: Callable[..., T]) -> Callable[..., T]:
+    """Make a question whose answer is of another form than Airflow gives raise ``NotAnswered``."""
+    from airflow_pipesec.checks.access import NotAnswered
+
+    def ask(*arguments: Any) -> T:
+        try:
+            return asking(*arguments)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            kind = type(error).__name__
+            raise NotAnswered(
+                f"the API server gave an answer that makes no sense ({kind}): look at what the connection leads to"
+            ) from None
+
+    return ask
+
+
 def _unreachable(conn_id: str, error: Exception) -> str:
     kind = type(error).__name__
     return f"the API server could not be asked ({kind}): check host, port and schema of connection {conn_id}, and that it is up"
@@ -346,11 +365,17 @@ def _what_is_behind(path: str) -> str:
 
 
 def _acts(event: str, extra: Any) -> bool:
-    """Whether a logged request did something to the run: a note that somebody wrote beside it does not."""
-    if not event.startswith("patch_"):
-        return True
+    """Whether a logged request did something to the run. A dry run does not, nor a note; what is not told may be anything."""
     try:
         body = json.loads(extra)
-        return any(body.get(name) is not None for name in ("state", "new_state"))
+        if body.get("dry_run") is True:
+            return False
+        noted = event.startswith("patch_") and "note" in body
+        return not (noted and body.get("state") is None and body.get("new_state") is None)
     except (ValueError, TypeError, AttributeError):
-        return True  # what cannot be read may be anything
+        return True
+
+
+def _may_name(run_id: str, extra: str) -> bool:
+    """Whether a logged request that is about no run in particular names this one, or none at all."""
+    return run_id in extra or not re.search(r'"(dag_)?runs?(_ids?)?"', extra)

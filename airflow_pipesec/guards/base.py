@@ -7,7 +7,7 @@ the sensor are the same mixin on :class:`GuardOperator` and on :class:`GuardSens
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping
 from contextlib import closing, nullcontext
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol, cast
@@ -18,15 +18,15 @@ from airflow.sdk.bases.skipmixin import SkipMixin
 from airflow.sdk.exceptions import AirflowFailException, AirflowSensorTimeout, AirflowSkipException
 
 from airflow_pipesec.errors import ConfigurationError
-from airflow_pipesec.findings import Finding
+from airflow_pipesec.findings import Finding, amount, printable
 from airflow_pipesec.policy import Judged, Outcome, Policy, Verdict, report
 
 if TYPE_CHECKING:
-    from airflow.sdk import Context
+    from airflow.sdk import Connection, Context
 
     from airflow_pipesec.storage import Store
 
-__all__ = ["Guard", "GuardOperator", "GuardSensor", "OnFailure", "open_location"]
+__all__ = ["Guard", "GuardOperator", "GuardSensor", "OnFailure", "get_connection", "open_location"]
 
 OnFailure = Literal["fail", "warn", "skip_downstream"]
 ON_FAILURE: tuple[OnFailure, ...] = ("fail", "warn", "skip_downstream")
@@ -79,19 +79,20 @@ class Guard(metaclass=BaseOperatorMeta):
         task = cast("_Task", self)
         started = time.monotonic()
         seen: list[Finding] = []
-        broke_off = True
+        broke_off = "with an exception"
         try:
             _known(self.on_failure)
             policy = Policy.load(self.policy)
             found = _kept(_findings_only(self.findings(context), task.task_id), seen)
             verdict = policy.judge(found, today=datetime.now(UTC).date())
-            broke_off = False
+            broke_off = ""
         except ConfigurationError as error:
-            raise AirflowFailException(str(error)) from error
+            broke_off = f"because {error}"
+            raise AirflowFailException(str(error)) from None
         finally:
             if broke_off:
                 judged = tuple(Judged(finding, blocks=False) for finding in seen)
-                broken = Verdict(Outcome.ERROR, judged, "the check broke off with an exception")
+                broken = Verdict(Outcome.ERROR, judged, f"the check broke off {broke_off}")
                 self._publish(context, broken, time.monotonic() - started)
         self._publish(context, verdict, time.monotonic() - started)
         return verdict
@@ -103,28 +104,39 @@ class Guard(metaclass=BaseOperatorMeta):
             summary = verdict.summary() | {"seconds": round(seconds, 3)}
             context["ti"].xcom_push(key=SUMMARY_KEY, value=summary)
         for line in lines:
-            (task.log.error if line.alarming else task.log.info)("%s", line.text)
+            (self._alarm(task.log) if line.alarming else task.log.info)("%s", line.text)
+
+    def _alarm(self, log: Any) -> Callable[..., None]:
+        """The logger's method for what does not satisfy the policy."""
+        return cast("Callable[..., None]", log.error)
 
     def _conclude(self, context: Context, message: str, failure: type[AirflowFailException | AirflowSensorTimeout]) -> None:
         """Act on a verdict that is not PASSED, as ``on_failure`` says. Returns only for ``"warn"``."""
         task = cast("_Task", self)
         if self.on_failure == "warn":
-            task.log.warning("%s (on_failure='warn': the pipeline goes on)", message)
+            task.log.warning("Guard %s: %s on_failure='warn': the pipeline goes on.", task.task_id, message)
         elif self.on_failure == "skip_downstream":
-            self._skip_downstream(context, message)
+            self._skip_downstream(context, f"Guard {task.task_id}: {message}")
         else:
-            raise failure(message)
+            raise failure(f"Guard {task.task_id} stopped the pipeline: {message}")
 
     def _skip_downstream(self, context: Context, message: str) -> NoReturn:
         task = cast("BaseOperator", self)
+        # One with trigger rule "always" may run by now: marking it skipped would only break it off.
         below = sorted(
-            (node for node in task.get_flat_relatives(upstream=False) if not node.is_teardown), key=lambda node: node.task_id
+            (
+                node
+                for node in task.get_flat_relatives(upstream=False)
+                if not node.is_teardown and str(getattr(node.trigger_rule, "value", node.trigger_rule)) != "always"
+            ),
+            key=lambda node: node.task_id,
         )
-        task.log.error("%s (on_failure='skip_downstream': %d tasks are skipped)", message, len(below))
         if below and context["ti"].map_index in (-1, None):
+            task.log.error("%s on_failure='skip_downstream': skipped below it: %s.", message, amount(len(below), "task"))
             # Raises, and leaves an XCom by which Airflow keeps the direct children skipped when one of them is cleared later.
             cast("SkipMixin", self).skip(context["ti"], below)
         # Mapped, or nothing to skip by name: skipping this instance itself is the refusal that cannot be lost.
+        task.log.error("%s on_failure='skip_downstream': this instance is skipped.", message)
         raise AirflowSkipException(message)
 
 
@@ -145,7 +157,7 @@ class GuardOperator(Guard, BaseOperator, SkipMixin):
         """Check, judge, report; raise unless the verdict is PASSED or ``on_failure`` says otherwise."""
         verdict = self._examine(context)
         if not verdict.passed:
-            self._conclude(context, _message(self.task_id, verdict), AirflowFailException)
+            self._conclude(context, _message(verdict), AirflowFailException)
 
 
 class GuardSensor(Guard, BaseSensorOperator, SkipMixin):
@@ -167,6 +179,10 @@ class GuardSensor(Guard, BaseSensorOperator, SkipMixin):
         self.policy = policy
         self.on_failure = on_failure
 
+    def _alarm(self, log: Any) -> Callable[..., None]:
+        """A warning: what is not there yet may still come."""
+        return cast("Callable[..., None]", log.warning)
+
     def poke(self, context: Context) -> bool:
         """Check once; true when the verdict is PASSED."""
         self._last = self._examine(context)
@@ -184,7 +200,7 @@ class GuardSensor(Guard, BaseSensorOperator, SkipMixin):
         except AirflowSensorTimeout as error:
             # With silent_fail the base class lets every poke raise, and there may be no findings at all.
             last: Verdict | None = getattr(self, "_last", None)
-            seen = _message(self.task_id, last) if last is not None else f"Guard {self.task_id}: no check came to its end."
+            seen = _message(last) if last is not None else "no check came to its end."
             message = f"{seen} {error}"
             self._conclude(context, message, AirflowSensorTimeout)
 
@@ -219,13 +235,13 @@ def _findings_only(found: Iterable[Finding] | None, task_id: str) -> Iterator[Fi
             yield item
 
 
-def _message(task_id: str, verdict: Verdict) -> str:
+def _message(verdict: Verdict) -> str:
     shown = verdict.blocking[:LINES_IN_MESSAGE]
-    parts = [f"{finding.control.id} on {finding.subject}: {finding.message}" for finding in shown]
+    parts = [f"{finding.control.id} on {finding.subject}: {finding.message.rstrip('.')}" for finding in shown]
     if len(verdict.blocking) > len(shown):
-        parts.append(f"and {len(verdict.blocking) - len(shown)} more in the task's log")
+        parts.append("and more in the task's log")
     detail = f" [{'; '.join(parts)}]" if parts else ""
-    return f"Guard {task_id} stopped the pipeline: {verdict.reason}{detail}."
+    return f"{verdict.reason}{detail}."
 
 
 def open_location(url: str, aws_conn_id: str | None = None) -> Store:
@@ -238,14 +254,15 @@ def open_location(url: str, aws_conn_id: str | None = None) -> Store:
     from airflow_pipesec.storage import open_store, split_url
 
     scheme, conn_id, _ = split_url(url)
-    if scheme == "s3" and (conn_id or aws_conn_id):
+    if scheme == "s3" and (wanted := conn_id or aws_conn_id):
         try:
             from airflow.providers.amazon.aws.hooks.s3 import S3Hook
         except ImportError as error:
             raise ConfigurationError(
                 "aws_conn_id needs the Amazon provider. Install it with: pip install 'airflow-pipesec[amazon]'"
             ) from error
-        return open_store(url, client=S3Hook(aws_conn_id=conn_id or aws_conn_id).get_conn())
+        get_connection(wanted, "aws_conn_id")  # the hook would go on without one, as whoever the worker is
+        return open_store(url, client=S3Hook(aws_conn_id=wanted).get_conn())
     if scheme and scheme != "s3":
         from airflow.sdk import ObjectStoragePath
         from airflow.sdk.io import has_fs
@@ -257,3 +274,16 @@ def open_location(url: str, aws_conn_id: str | None = None) -> Store:
             except (ValueError, ImportError) as error:
                 raise ConfigurationError(f"{scheme}:// URLs cannot be read here: {error}") from error
     return open_store(url)
+
+
+def get_connection(conn_id: str, parameter: str) -> Connection:
+    """Return an Airflow connection. Raises :class:`ConfigurationError` naming the parameter where there is none."""
+    from airflow.sdk import BaseHook
+    from airflow.sdk.exceptions import AirflowNotFoundException
+
+    try:
+        return BaseHook.get_connection(conn_id)
+    except AirflowNotFoundException:
+        raise ConfigurationError(
+            f"{parameter}= names connection {printable(str(conn_id))}, which Airflow does not have. Make it, or name another."
+        ) from None

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_pipesec.errors import ConfigurationError
 from airflow_pipesec.findings import Finding
-from airflow_pipesec.guards.base import Guard, GuardOperator, GuardSensor, open_location
+from airflow_pipesec.guards.base import Guard, GuardOperator, GuardSensor, get_connection, open_location
 from airflow_pipesec.guards.integrity import log_progress
 
 if TYPE_CHECKING:
@@ -154,7 +154,8 @@ class EncryptArtifactOperator(GuardOperator):
 
         recipients = recipients_from(self.recipients if isinstance(self.recipients, str) else list(self.recipients))
         source, target = open_location(self.source, self.aws_conn_id), open_location(self.target, self.aws_conn_id)
-        return encrypt(source, target, recipients, remove_source=self.remove_source)
+        progress = log_progress(self.log)
+        return encrypt(source, target, recipients, remove_source=self.remove_source, progress=progress)
 
 
 class DecryptArtifactOperator(GuardOperator):
@@ -186,7 +187,8 @@ class DecryptArtifactOperator(GuardOperator):
         from airflow_pipesec.checks.encryption import decrypt
 
         identities = airflow_identities(self.identity)
-        return decrypt(open_location(self.source, self.aws_conn_id), open_location(self.target, self.aws_conn_id), identities)
+        source, target = open_location(self.source, self.aws_conn_id), open_location(self.target, self.aws_conn_id)
+        return decrypt(source, target, identities, progress=log_progress(self.log))
 
 
 def airflow_identities(reference: str) -> list[Identity]:
@@ -194,9 +196,7 @@ def airflow_identities(reference: str) -> list[Identity]:
     from airflow_pipesec.keys import identities_from
 
     def of_connection(conn_id: str) -> str:
-        from airflow.sdk import BaseHook
-
-        password = BaseHook.get_connection(conn_id).password
+        password = get_connection(conn_id, "identity").password
         if not password:
             raise ConfigurationError(f"connection {conn_id} has no password. Put the text of the key file there.")
         return password

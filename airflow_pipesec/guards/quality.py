@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_pipesec.errors import ConfigurationError, PipesecError, StorageError, place_of
 from airflow_pipesec.findings import Finding, Subject
-from airflow_pipesec.guards.base import Guard, GuardOperator, GuardSensor, open_location
+from airflow_pipesec.guards.base import Guard, GuardOperator, GuardSensor, get_connection, open_location
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -181,11 +181,9 @@ def _call(name: str, function: Callable[..., Any] | None, context: Context) -> A
 
 def _database(conn_id: str) -> Database:
     """Return where a connection leads, with its secrets: not for any log."""
-    from airflow.sdk import BaseHook
-
     from airflow_pipesec.checks.databases import Database
 
-    connection = BaseHook.get_connection(conn_id)
+    connection = get_connection(conn_id, "conn_id")
     try:
         hook: Any = connection.get_hook()  # type: ignore[no-untyped-call] # Airflow leaves it untyped
         url = hook.get_sqlalchemy_engine().url

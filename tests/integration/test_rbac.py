@@ -198,7 +198,8 @@ class Odd(BaseHTTPRequestHandler):
         self.reply(201, "application/json", '{"access_token": "token-4711"}')
 
     def do_GET(self) -> None:
-        known = next((answer for path, answer in self.answers.items() if self.path.startswith(path)), None)
+        # A key is a path, and parts of the query behind spaces.
+        known = next((answer for key, answer in self.answers.items() if all(part in self.path for part in key.split())), None)
         self.reply(*(known or (404, "application/json", "{}")))
 
     def reply(self, status: int, kind: str, body: str) -> None:
@@ -329,6 +330,10 @@ def test_only_an_approval_is_one(
         ({"owner": "uma", "event": "patch_dag_run", "extra": '{"note": "x"}'}, True),
         ({"owner": "uma", "event": "patch_dag_run", "extra": '{"note": "x", "state": "queued"}'}, False),
         ({"owner": "uma", "event": "patch_task_instance", "extra": "not json"}, False),
+        ({"owner": "uma", "event": "patch_task_instance", "extra": '{"method": "PATCH"}'}, False),
+        ({"owner": "uma", "event": "clear_dag_runs", "run_id": None, "extra": '{"dry_run": true}'}, True),
+        ({"owner": "uma", "event": "clear_dag_runs", "run_id": None, "extra": '{"dag_run_ids": ["other"]}'}, True),
+        ({"owner": "uma", "event": "clear_dag_runs", "run_id": None, "extra": '{"dag_run_ids": ["test_run"]}'}, False),
     ],
 )
 def test_a_run_that_somebody_else_touched_is_not_the_persons_own(
@@ -346,7 +351,31 @@ def test_a_run_that_somebody_else_touched_is_not_the_persons_own(
     assert (ran.state == "success") == passes
     if not passes:
         assert blocking(ran) == ["triggered-by-person"]
-        assert "interfered with after it began, by uma" in str(ran.error)
+        assert "somebody else touched the run, or tried to: uma" in str(ran.error)
+
+
+def test_every_page_of_the_audit_log_is_read_however_short(run_task: RunTask, monkeypatch: pytest.MonkeyPatch) -> None:
+    def page(*owners: str) -> tuple[int, str, str]:
+        entries = [{"owner": owner, "event": "clear_dag_run", "run_id": "test_run", "extra": "{}"} for owner in owners]
+        return 200, "application/json", json.dumps({"total_entries": 41, "event_logs": entries})
+
+    answers = {
+        "/pipesec/access": (200, "application/json", '{"manager": "X", "supported": true, "known": true, "roles": ["op"]}'),
+        "/api/v2/eventLogs run_id=test_run offset=0&": page(*["olga"] * 40),
+        "/api/v2/eventLogs run_id=test_run offset=40&": page("uma"),
+    }
+    assert blocking(asked_of_odd(run_task, monkeypatch, answers, allowed_roles=["op"])) == ["triggered-by-person"]
+    answers["/api/v2/eventLogs run_id=test_run offset=40&"] = page("olga")
+    assert asked_of_odd(run_task, monkeypatch, answers, allowed_roles=["op"]).state == "success"
+
+
+@pytest.mark.parametrize(
+    "log", ["{}", '{"total_entries": "x"}', '{"total_entries": 1, "event_logs": [{}]}', '{"total_entries": 1, "event_logs": 5}']
+)
+def test_an_audit_log_of_another_form_makes_no_sense(run_task: RunTask, monkeypatch: pytest.MonkeyPatch, log: str) -> None:
+    ran = asked_of_odd(run_task, monkeypatch, {"/api/v2/eventLogs": (200, "application/json", log)}, allowed_roles=["op"])
+    assert blocking(ran) == ["access-asked"]
+    assert "makes no sense" in str(ran.error)
 
 
 def test_an_audit_log_that_cannot_be_read_is_no_pass(run_task: RunTask, monkeypatch: pytest.MonkeyPatch) -> None:
