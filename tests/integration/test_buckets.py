@@ -192,7 +192,7 @@ def test_a_policy_refuses_other_keys_only_where_it_names_the_key(
 
 
 BOTH = ("", "/*")
-FOUR = ["s3:ListBucket", "s3:GetObject", "s3:PutObject", "s3:DeleteObject"]
+ACTIONS = ["s3:ListBucket", "s3:GetObject", "s3:GetObjectVersion", "s3:PutObject", "s3:DeleteObject"]
 
 
 @pytest.mark.parametrize(
@@ -200,10 +200,21 @@ FOUR = ["s3:ListBucket", "s3:GetObject", "s3:PutObject", "s3:DeleteObject"]
     [
         ([policy("b", action="s3:*", resources=BOTH, **HTTP)], True),
         ([policy("b", action="*", resources=("*",), **HTTP)], True),
-        ([policy("b", action=FOUR, resources=BOTH, Bool={"aws:SecureTransport": False})], True),
-        ([policy("b", action=["s3:list*", "s3:*Object"], resources=BOTH, Bool={"AWS:securetransport": ["false"]})], True),
+        ([policy("b", action=ACTIONS, resources=BOTH, Bool={"aws:SecureTransport": False})], True),
+        (
+            [
+                policy(
+                    "b",
+                    action=["s3:list*", "s3:*Object", "s3:getobject*"],
+                    resources=BOTH,
+                    Bool={"AWS:securetransport": ["false"]},
+                )
+            ],
+            True,
+        ),
         ([policy("b", action="s3:*", **HTTP), policy("b", action="s3:ListBucket", resources=("",), **HTTP)], True),
-        ([policy("b", action=[action], resources=BOTH, **HTTP) for action in FOUR], True),
+        ([policy("b", action=[action], resources=BOTH, **HTTP) for action in ACTIONS], True),
+        *[([policy("b", action=[a for a in ACTIONS if a != left], resources=BOTH, **HTTP)], False) for left in ACTIONS],
         ([policy("b", action="s3:*", **HTTP)], False),
         ([policy("b", action="s3:*", resources=("",), **HTTP)], False),
         ([policy("b", action=["s3:GetObject", "s3:PutObject"], Bool={"aws:SecureTransport": False})], False),
