@@ -4,6 +4,7 @@
 
     PipesecError
     ├── ConfigurationError        what the author wrote cannot work: fix it, a retry will not help
+    │   ├── FindingError          a finding or control that cannot be one; also a ValueError
     │   └── PolicyError           a policy or waiver that cannot be read
     ├── ManifestError             a manifest that is malformed or contradicts itself
     ├── EncryptionError           an encrypted file that is malformed, tampered with, or not for us
@@ -25,6 +26,7 @@ __all__ = [
     "AccessDenied",
     "ConfigurationError",
     "EncryptionError",
+    "FindingError",
     "KeyGivenTwice",
     "ManifestError",
     "ObjectMissing",
@@ -43,6 +45,10 @@ class PipesecError(Exception):
 
 class ConfigurationError(PipesecError):
     """A parameter or file written by the author cannot work; no retry helps."""
+
+
+class FindingError(ConfigurationError, ValueError):
+    """A finding, a subject or a control has a part that is missing or of the wrong type."""
 
 
 class PolicyError(ConfigurationError):

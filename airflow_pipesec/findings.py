@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import IntEnum, StrEnum
 
+from airflow_pipesec.errors import FindingError
+
 __all__ = ["Control", "Finding", "Severity", "Status", "Subject", "amount", "escaped", "printable"]
 
 
@@ -72,7 +74,7 @@ class Subject:
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str):
-            raise TypeError(f"a subject's name is a {type(self.name).__name__}; give text, such as str(path)")
+            raise FindingError(f"a subject's name is a {type(self.name).__name__}; give text, such as str(path)")
         object.__setattr__(self, "name", printable(self.name))
 
     def __str__(self) -> str:
@@ -85,7 +87,7 @@ class Control:
 
     ``id`` names the property (``digest-matches``), ``title`` says it as a sentence that is true when it holds, ``severity`` is
     how much a failure matters, ``remedy`` what a person does then, ``refs`` where the control comes from. Raises
-    :class:`ValueError` where one of the texts is missing or none.
+    :class:`~airflow_pipesec.errors.FindingError` where one of the texts is missing or none.
     """
 
     id: str
@@ -98,7 +100,7 @@ class Control:
         for field in ("id", "title", "remedy"):
             value = getattr(self, field)
             if not isinstance(value, str) or not value:
-                raise ValueError(f"a control's {field} is {'empty' if value == '' else f'a {type(value).__name__}'}; give text")
+                raise FindingError(f"a control's {field} is {'empty' if value == '' else f'a {type(value).__name__}'}; give text")
             object.__setattr__(self, field, escaped(value))
 
 
@@ -108,8 +110,8 @@ class Finding:
 
     ``count`` is how many things the finding speaks for (a tree of a million good files is one finding with that count).
     ``severity`` overrides the control's own where the source of the rule carries one. A passing finding that examined nothing
-    would be silence dressed as evidence, so ``count`` must be at least 1 for a pass; anything else raises :class:`ValueError`,
-    and a part of the wrong type :class:`TypeError`.
+    would be silence dressed as evidence, so ``count`` must be at least 1 for a pass; anything else raises
+    :class:`~airflow_pipesec.errors.FindingError`, and so does a part of the wrong type.
 
     ``message`` carries names, counts, digests and offsets, never a value from the data.
     """
@@ -124,15 +126,19 @@ class Finding:
     def __post_init__(self) -> None:
         for field, kind in (("control", Control), ("subject", Subject), ("message", str)):
             if not isinstance(value := getattr(self, field), kind):
-                raise TypeError(f"a finding's {field} is a {type(value).__name__}; give a {kind.__name__}")
+                raise FindingError(f"a finding's {field} is a {type(value).__name__}; give a {kind.__name__}")
+        if self.status not in list(Status):
+            raise FindingError(f"finding {self.control.id} has a status that is none; use airflow_pipesec.findings.Status")
         object.__setattr__(self, "status", Status(self.status))
         if type(self.count) is not int:
-            raise ValueError(f"finding {self.control.id} has a count of type {type(self.count).__name__}; give a whole number")
+            raise FindingError(f"finding {self.control.id} has a count of type {type(self.count).__name__}; give a whole number")
         for severity in (self.severity, self.control.severity):
             if severity is not None and not isinstance(severity, Severity):
-                raise ValueError(f"finding {self.control.id} has a severity that is none; use airflow_pipesec.findings.Severity")
+                raise FindingError(
+                    f"finding {self.control.id} has a severity that is none; use airflow_pipesec.findings.Severity"
+                )
         if self.count < 0 or (self.status is Status.PASS and self.count < 1):
-            raise ValueError(
+            raise FindingError(
                 f"finding {self.control.id} on {self.subject} is {self.status} with count {self.count}: "
                 "a pass needs at least one thing examined; yield a fail or a skip instead"
             )

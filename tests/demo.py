@@ -146,10 +146,11 @@ def run_all(console: Console, stack: Stack) -> list[Result]:
                     what = f"stopped by {', '.join(result.stopped_by)}" if result.stopped_by else "ran to its end"
                     console.print(f"  attack {attack}: {what} after {result.seconds:.0f} s", highlight=False)
             states = {attack: [task["state"] for task in stack.tasks_of(DAG, run).values()] for attack, run in running.items()}
-            done = {attack: f"{found.count('success')}/{len(found)}" for attack, found in states.items()}
-            status.update("tasks done: " + ", ".join(f"{attack} {number}" for attack, number in done.items()))
+            done = ", ".join(f"{attack} {found.count('success')}" for attack, found in states.items())
+            line = f"of {max(map(len, states.values()))} tasks done: {done}"
+            status.update(line)
             if not console.is_terminal and time.monotonic() - shown >= QUIET:
-                print(f"  tasks done: {', '.join(done.values())}", flush=True)
+                print(f"  {line}", flush=True)
                 shown = time.monotonic()
             time.sleep(1.5)
     return [results[attack] for attack in GUARD_AGAINST]

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from airflow_pipesec.errors import FindingError
 from airflow_pipesec.findings import Control, Finding, Severity, Status, Subject, printable
 
 CONTROL = Control("is-good", "It is good", Severity.HIGH, remedy="Make it good.")
@@ -47,7 +48,7 @@ def test_a_finding_has_its_controls_severity_unless_it_brings_its_own() -> None:
     "wrong", [{"status": "FAIL"}, {"status": False}, {"count": float("nan")}, {"count": True}, {"severity": 0}]
 )
 def test_what_is_no_finding_is_refused(wrong: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=r"is not a valid|whole number|severity"):
+    with pytest.raises(ValueError, match=r"has a status that is none|whole number|severity"):
         Finding(**{"control": CONTROL, "subject": Subject("s"), "status": Status.FAIL, "message": "m"} | wrong)
     with pytest.raises(ValueError, match="severity"):
         Finding(Control("c", "C", "critical", remedy="r"), Subject("s"), Status.FAIL, "m")  # type: ignore[arg-type] # what is tested
@@ -66,12 +67,12 @@ def test_severities_are_ordered() -> None:
 )
 def test_a_finding_with_a_part_of_the_wrong_type_is_refused(parts: dict[str, Any]) -> None:
     whole = {"control": CONTROL, "subject": Subject("x"), "status": Status.PASS, "message": "m"}
-    with pytest.raises(TypeError, match="give a"):
+    with pytest.raises(FindingError, match="give a"):
         Finding(**(whole | parts))
 
 
 def test_a_subject_is_named_by_text() -> None:
-    with pytest.raises(TypeError, match="give text"):
+    with pytest.raises(FindingError, match="give text"):
         Subject(Path("/data"))  # type: ignore[arg-type] # what is tested
 
 

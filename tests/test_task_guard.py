@@ -122,3 +122,12 @@ def test_what_the_function_raises_is_told_without_its_words(run_task: RunTask, c
 
 def skips() -> list[Finding]:
     raise AirflowSkipException
+
+
+def test_a_finding_that_cannot_be_one_is_the_authors_and_not_retried(run_task: RunTask) -> None:
+    def wrong() -> Iterator[Finding]:
+        yield Finding(FRESH, "rows", Status.PASS, "looked at")  # type: ignore[arg-type] # what is tested
+
+    ran = run_task(build(wrong))
+    assert ran.state == "failed"
+    assert "a finding's subject is a str; give a Subject" in str(ran.error)
