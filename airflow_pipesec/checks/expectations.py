@@ -227,11 +227,8 @@ def _asserting(expectation: Any) -> Any:
     configuration = expectation.configuration
     kind, kwargs = str(configuration.type), configuration.kwargs
     empty = [name for name in _ASSERTS.get(kind, ()) if _is_empty(kwargs.get(name))]
-    if (
-        kind == "expect_table_columns_to_match_set"
-        and not kwargs.get("exact_match", True)
-        and _is_empty(kwargs.get("column_set"))
-    ):
+    subset = kind == "expect_table_columns_to_match_set" and not kwargs.get("exact_match", True)
+    if subset and _is_empty(kwargs.get("column_set")):
         empty.append("column_set")
     if kind == "expect_column_values_to_match_regex_list" and "" in (kwargs.get("regex_list") or ()):
         empty.append("regex_list")
