@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk.bases.decorator import DecoratedOperator, TaskDecorator, determine_kwargs, task_decorator_factory
 from airflow.sdk.exceptions import AirflowException
 
-from airflow_pipesec.errors import PipesecError, StorageError, place_of
+from airflow_pipesec.errors import PipesecError
 from airflow_pipesec.findings import Finding
-from airflow_pipesec.guards.base import Guard, GuardOperator
+from airflow_pipesec.guards.base import Guard, GuardOperator, withheld
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -43,17 +43,13 @@ class GuardDecoratedOperator(DecoratedOperator, GuardOperator):
 def _without_words(
     function: Callable[..., Iterable[Finding]], arguments: Sequence[Any], named: Mapping[str, Any]
 ) -> Iterable[Finding]:
-    """Call the author's function; of an exception only the type and the place go on, since its message may quote the data."""
-
-    def told(error: Exception) -> StorageError:
-        return StorageError(f"{function.__name__} raised {place_of(error)}. Its message is left out, for it may quote the data.")
-
+    """Call the author's function; of an exception only the type and the place go on, now and while its findings are taken."""
     try:
         found = function(*arguments, **named)
     except (AirflowException, PipesecError):
         raise
     except Exception as error:
-        raise told(error) from None
+        raise withheld(function.__name__, error) from None
     if not isinstance(found, Iterator):
         return found
 
@@ -64,7 +60,7 @@ def _without_words(
             except (AirflowException, PipesecError):
                 raise
             except Exception as error:
-                raise told(error) from None
+                raise withheld(function.__name__, error) from None
 
     return items()
 

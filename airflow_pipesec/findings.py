@@ -10,9 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import IntEnum, StrEnum
 
-from airflow_pipesec.errors import FindingError
+from airflow_pipesec.errors import AccessDenied, FindingError, PipesecError
 
-__all__ = ["Control", "Finding", "Severity", "Status", "Subject", "amount", "escaped", "printable"]
+__all__ = ["Control", "Finding", "Severity", "Status", "Subject", "amount", "escaped", "not_reached", "printable"]
 
 
 class Severity(IntEnum):
@@ -152,3 +152,8 @@ class Finding:
     def level(self) -> Severity:
         """The severity that applies: the finding's own, else the control's."""
         return self.control.severity if self.severity is None else self.severity
+
+
+def not_reached(control: Control, subject: Subject, error: PipesecError) -> Finding:
+    """Make a finding of the error that stood in the way: undecided where nobody may look, a failure for everything else."""
+    return Finding(control, subject, Status.ERROR if isinstance(error, AccessDenied) else Status.FAIL, str(error))

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from airflow_pipesec.checks.bucket_policies import Statement, denials, lets_everybody_in, statements
 from airflow_pipesec.checks.inventory import NotAnInventory, read_inventory
 from airflow_pipesec.errors import AccessDenied, ConfigurationError, ObjectMissing, StorageError
-from airflow_pipesec.findings import Control, Finding, Severity, Status, Subject, amount, printable
+from airflow_pipesec.findings import Control, Finding, Severity, Status, Subject, amount, not_reached, printable
 from airflow_pipesec.storage_remote import S3Store, aws_errors
 
 if TYPE_CHECKING:
@@ -170,11 +170,10 @@ def encrypted_bucket(
 def _looked(control: Control, subject: Subject, look: Callable[[], tuple[Status, str]]) -> Iterator[Finding]:
     try:
         status, text = look()
-    except AccessDenied as error:
-        status, text = Status.ERROR, str(error)
-    except ObjectMissing as error:
-        status, text = Status.FAIL, str(error)
-    yield Finding(control, subject, status, text)
+    except (AccessDenied, ObjectMissing) as error:
+        yield not_reached(control, subject, error)
+    else:
+        yield Finding(control, subject, status, text)
 
 
 def _ask(store: S3Store, call: str, absent: str = "") -> Any:
@@ -324,7 +323,7 @@ def _objects(store: S3Store, wanted: Wanted, sample: int | None, progress: Progr
     try:
         objects = [_Object(key) for key in _keys(store)]
     except (AccessDenied, ObjectMissing) as error:
-        yield _not_reached(Subject(store.url), error)
+        yield not_reached(OBJECTS_ENCRYPTED, Subject(store.url), error)
         return
     total = len(objects)
     if not objects:
@@ -402,7 +401,7 @@ def _looked_at(
                 subject = Subject(f"s3://{store.bucket}/{item.key}", version=item.version)
                 old = f"an old version ({printable(item.version)}) " if item.version else ""
                 if isinstance(state, StorageError):
-                    yield _not_reached(subject, state)
+                    yield not_reached(OBJECTS_ENCRYPTED, subject, state)
                 elif problem := wanted.problem(*state):
                     yield Finding(OBJECTS_ENCRYPTED, subject, Status.FAIL, old + problem)
                 else:
@@ -428,11 +427,6 @@ def _state(store: S3Store, item: _Object) -> tuple[str | None, str | None] | Sto
             return AccessDenied(f"{which}could not be looked at; an object under a customer's own key (SSE-C) answers like that")
         raise
     return head.get("ServerSideEncryption"), head.get("SSEKMSKeyId")
-
-
-def _not_reached(subject: Subject, error: StorageError) -> Finding:
-    status = Status.ERROR if isinstance(error, AccessDenied) else Status.FAIL
-    return Finding(OBJECTS_ENCRYPTED, subject, status, str(error))
 
 
 def _encrypted(store: S3Store, ways: Counter[str], thing: str, remarks: Sequence[str]) -> Iterator[Finding]:
@@ -463,7 +457,7 @@ def _looked_at_inventory(store: S3Store, inventory: S3Store, wanted: Wanted, now
             else:
                 ways[algorithm] += 1
     except (AccessDenied, ObjectMissing) as error:
-        yield _not_reached(Subject(inventory.url), error)
+        yield not_reached(OBJECTS_ENCRYPTED, Subject(inventory.url), error)
         return
     except NotAnInventory as error:
         yield Finding(OBJECTS_ENCRYPTED, Subject(inventory.url), Status.FAIL, str(error))

@@ -15,8 +15,8 @@ from typing import Any
 
 from airflow_pipesec import age
 from airflow_pipesec.checks import devices
-from airflow_pipesec.errors import AccessDenied, ConfigurationError, EncryptionError, ObjectMissing, ObjectRefused, StorageError
-from airflow_pipesec.findings import Control, Finding, Severity, Status, Subject, amount, printable
+from airflow_pipesec.errors import AccessDenied, ConfigurationError, EncryptionError, ObjectMissing, ObjectRefused
+from airflow_pipesec.findings import Control, Finding, Severity, Status, Subject, amount, not_reached, printable
 from airflow_pipesec.hashing import Progress
 from airflow_pipesec.storage import SINGLE, Kind, Listing, LocalStore, Source, Store, by_path
 
@@ -101,7 +101,7 @@ def encrypted_locally(
                 below = known[device]
                 reasons[below.reason if below.encrypted else _age_form(source, status_of_file.st_size)] += 1
         except (ObjectMissing, ObjectRefused, AccessDenied) as error:
-            yield _not_reached(STORAGE_LOOKED_AT, subject, error)
+            yield not_reached(STORAGE_LOOKED_AT, subject, error)
         except EncryptionError as error:
             # Where nobody can tell what the device does, nobody can tell that the file lies in the clear.
             status = Status.ERROR if below.encrypted is None else Status.FAIL
@@ -187,7 +187,7 @@ def encrypt(
                 counted = _Counted(source)
                 target.write_pieces(age.encrypted(counted, recipients), SINGLE if name == SINGLE else name + SUFFIX)
         except (ObjectRefused, AccessDenied) as error:
-            yield _not_reached(ARTIFACT_ENCRYPTED, Subject(store.describe(name)), error)
+            yield not_reached(ARTIFACT_ENCRYPTED, Subject(store.describe(name)), error)
             continue
         done, size = done + 1, size + counted.size
         if progress is not None:
@@ -263,7 +263,7 @@ def decrypt(
             yield Finding(CIPHERTEXT_AUTHENTIC, subject, Status.FAIL, f"was not decrypted: {error}")
             continue
         except (ObjectRefused, AccessDenied) as error:
-            yield _not_reached(CIPHERTEXT_AUTHENTIC, subject, error)
+            yield not_reached(CIPHERTEXT_AUTHENTIC, subject, error)
             continue
         done, size = done + 1, size + counted.size
         if progress is not None:
@@ -302,15 +302,11 @@ def _lies_in(inner: Store, outer: Store) -> bool:
     return inner.address.startswith(f"{outer.address.rstrip('/')}/")
 
 
-def _not_reached(control: Control, subject: Subject, error: StorageError) -> Finding:
-    return Finding(control, subject, Status.ERROR if isinstance(error, AccessDenied) else Status.FAIL, str(error))
-
-
 def _listed(store: Store) -> Listing | Finding:
     try:
         listing = store.listing()
     except (ObjectMissing, ObjectRefused, AccessDenied) as error:
-        return _not_reached(STORAGE_LOOKED_AT, Subject(store.url), error)
+        return not_reached(STORAGE_LOOKED_AT, Subject(store.url), error)
     if not listing.files and not listing.irregular:
         return Finding(STORAGE_LOOKED_AT, Subject(store.url), Status.FAIL, "holds no file at all")
     return listing

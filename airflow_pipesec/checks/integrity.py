@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from airflow_pipesec.errors import AccessDenied, ConfigurationError, ManifestError, ObjectMissing, ObjectRefused, StorageError
-from airflow_pipesec.findings import Control, Finding, Severity, Status, Subject, amount, printable
+from airflow_pipesec.findings import Control, Finding, Severity, Status, Subject, amount, not_reached, printable
 from airflow_pipesec.hashing import ALGORITHMS, Hashed, Progress, hash_files
 from airflow_pipesec.manifest import MAX_MANIFEST_BYTES, Digest, Manifest, Resource
 from airflow_pipesec.storage import SINGLE, Irregular, Kind, Listing, Store, escapes
@@ -303,12 +303,8 @@ def _load(store: Store) -> tuple[Manifest | None, Finding]:
     subject = Subject(store.url)
     try:
         manifest = Manifest.from_json(store.read(limit=MAX_MANIFEST_BYTES))
-    except (ObjectMissing, ObjectRefused) as error:
-        return None, Finding(MANIFEST_INTACT, subject, Status.FAIL, str(error))
-    except AccessDenied as error:
-        return None, Finding(MANIFEST_INTACT, subject, Status.ERROR, str(error))
-    except ManifestError as error:
-        return None, Finding(MANIFEST_INTACT, subject, Status.FAIL, str(error))
+    except (ObjectMissing, ObjectRefused, AccessDenied, ManifestError) as error:
+        return None, not_reached(MANIFEST_INTACT, subject, error)
     if not manifest.resources:
         return None, Finding(MANIFEST_INTACT, subject, Status.FAIL, "records no file at all")
     root = manifest.root_digest

@@ -17,7 +17,7 @@ from airflow.sdk.bases.operator import BaseOperatorMeta
 from airflow.sdk.bases.skipmixin import SkipMixin
 from airflow.sdk.exceptions import AirflowFailException, AirflowSensorTimeout, AirflowSkipException
 
-from airflow_pipesec.errors import ConfigurationError
+from airflow_pipesec.errors import ConfigurationError, StorageError, place_of
 from airflow_pipesec.findings import Finding, amount, printable
 from airflow_pipesec.policy import Judged, Outcome, Policy, Verdict, report
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from airflow_pipesec.storage import Store
 
-__all__ = ["Guard", "GuardOperator", "GuardSensor", "OnFailure", "get_connection", "open_location"]
+__all__ = ["Guard", "GuardOperator", "GuardSensor", "OnFailure", "get_connection", "open_location", "withheld"]
 
 OnFailure = Literal["fail", "warn", "skip_downstream"]
 ON_FAILURE: tuple[OnFailure, ...] = ("fail", "warn", "skip_downstream")
@@ -274,6 +274,11 @@ def open_location(url: str, aws_conn_id: str | None = None) -> Store:
             except (ValueError, ImportError) as error:
                 raise ConfigurationError(f"{scheme}:// URLs cannot be read here: {error}") from error
     return open_store(url)
+
+
+def withheld(name: str, error: Exception) -> StorageError:
+    """Tell of an exception in the author's function the type and the place: its message may quote the data."""
+    return StorageError(f"{name} raised {place_of(error)}. Its message is left out, for it may quote the data.")
 
 
 def get_connection(conn_id: str, parameter: str) -> Connection:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from airflow_pipesec.errors import ConfigurationError, PipesecError, StorageError, place_of
+from airflow_pipesec.errors import ConfigurationError, PipesecError
 from airflow_pipesec.findings import Finding, Subject
-from airflow_pipesec.guards.base import Guard, GuardOperator, GuardSensor, get_connection, open_location
+from airflow_pipesec.guards.base import Guard, GuardOperator, GuardSensor, get_connection, open_location, withheld
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -165,7 +165,7 @@ class DataValidationSensor(DataValidation, GuardSensor):
 
 
 def _call(name: str, function: Callable[..., Any] | None, context: Context) -> Any:
-    """Call the author's function; of an exception only the type and the place go on, since its message may quote a row."""
+    """Call the author's function; of an exception only the type and the place go on."""
     from airflow.sdk.bases.decorator import determine_kwargs
 
     if not callable(function):
@@ -176,7 +176,7 @@ def _call(name: str, function: Callable[..., Any] | None, context: Context) -> A
     except PipesecError:
         raise
     except Exception as error:
-        raise StorageError(f"{name} raised {place_of(error)}. Its message is left out, for it may quote the data.") from None
+        raise withheld(name, error) from None
 
 
 def _database(conn_id: str) -> Database:

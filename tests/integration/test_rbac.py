@@ -319,6 +319,18 @@ def test_only_an_approval_is_one(
     assert (ran.state == "success") == passes
 
 
+def test_an_approval_of_another_form_makes_no_sense_and_is_no_pass(run_task: RunTask, monkeypatch: pytest.MonkeyPatch) -> None:
+    detail = '{"response_received": true, "chosen_options": ["Approve"], "responded_by_user": "vera"}'
+    known = '{"manager": "X", "supported": true, "known": true, "roles": []}'
+    answers = {
+        "/api/v2/dags/test_dag/dagRuns/test_run/taskInstances/a/-1/hitlDetails": (200, "application/json", detail),
+        "/pipesec/access": (200, "application/json", known),
+    }
+    ran = asked_of_odd(run_task, monkeypatch, answers, separation_from="approval:a")
+    assert blocking(ran) == ["duties-separated"]
+    assert "makes no sense" in str(ran.error)
+
+
 @pytest.mark.parametrize(
     ("entry", "passes"),
     [
