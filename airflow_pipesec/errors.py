@@ -7,9 +7,12 @@
     │   ├── FindingError          a finding or control that cannot be one; also a ValueError
     │   └── PolicyError           a policy or waiver that cannot be read
     ├── ManifestError             a manifest that is malformed or contradicts itself
+    ├── EvidenceError             evidence that is malformed, forged, or signed by nobody who is trusted
     ├── EncryptionError           an encrypted file that is malformed, tampered with, or not for us
+    ├── VerificationError         bytes that are not what was verified
     └── StorageError              a place that could not be read or written
         ├── ObjectMissing         there is nothing there
+        ├── ObjectExists          something is there already, and is never replaced
         ├── AccessDenied          there may be something, but we may not look
         └── ObjectRefused         what is there is not something we read: a link, a device, a path that leaves its root
 
@@ -26,14 +29,17 @@ __all__ = [
     "AccessDenied",
     "ConfigurationError",
     "EncryptionError",
+    "EvidenceError",
     "FindingError",
     "KeyGivenTwice",
     "ManifestError",
+    "ObjectExists",
     "ObjectMissing",
     "ObjectRefused",
     "PipesecError",
     "PolicyError",
     "StorageError",
+    "VerificationError",
     "place_of",
     "unique_keys",
 ]
@@ -59,8 +65,16 @@ class ManifestError(PipesecError):
     """A manifest is malformed, contradicts itself or names things twice."""
 
 
+class EvidenceError(PipesecError):
+    """A piece of evidence is malformed, forged, or signed by nobody who is trusted."""
+
+
 class EncryptionError(PipesecError):
     """An encrypted file is malformed, was tampered with, or is not for the given identity."""
+
+
+class VerificationError(PipesecError):
+    """Bytes are not the ones that were verified, and are not given out."""
 
 
 class StorageError(PipesecError):
@@ -69,6 +83,10 @@ class StorageError(PipesecError):
 
 class ObjectMissing(StorageError):
     """Nothing exists at that place."""
+
+
+class ObjectExists(StorageError):
+    """Something exists already at a place that is written once, and is never replaced."""
 
 
 class AccessDenied(StorageError):

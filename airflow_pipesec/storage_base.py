@@ -158,8 +158,36 @@ class Store(ABC):
         self.write_pieces((data,), name)
 
     @abstractmethod
-    def stream(self, name: str = SINGLE) -> AbstractContextManager[Source]:
-        """Open a file for reading once from start to end."""
+    def create(self, data: bytes, name: str = SINGLE) -> None:
+        """Write a whole small file where nothing is, once and for good; of several writers at once exactly one succeeds.
+
+        A reader sees nothing or the whole file, also when the writer is killed at any moment. When this returns, the bytes are
+        there to stay. Bytes that are there already count as written, for a writer whose first try got through without an answer
+        would otherwise be told that somebody else was first.
+
+        Raises :class:`ObjectExists` when anything else is there, and :class:`ConfigurationError` where the storage cannot create
+        a file only where none is.
+        """
+
+    def holds(self, data: bytes, name: str = SINGLE) -> bool:
+        """Whether a plain file with exactly these bytes is there and may be read."""
+        buffer = memoryview(bytearray(len(data) + 1))
+        size = 0
+        try:
+            with self.stream(name) as source:
+                while size < len(buffer) and (count := source.readinto(buffer[size:])):
+                    size += count
+        except (AccessDenied, ObjectMissing, ObjectRefused):
+            return False
+        return buffer[:size] == data
+
+    @abstractmethod
+    def stream(self, name: str = SINGLE, *, version: str | None = None) -> AbstractContextManager[Source]:
+        """Open a file for reading once from start to end.
+
+        Where the store has versions (``pins_versions``), ``version`` is the one that is read and no other; one that is not there
+        raises :class:`ObjectMissing` at the first read. Elsewhere there is one version of each file, and that is read.
+        """
 
     @abstractmethod
     def write_pieces(self, pieces: Iterable[Buffer], name: str = SINGLE, *, private: bool = False) -> None:

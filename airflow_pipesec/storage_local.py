@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, cast
 
-from airflow_pipesec.errors import ConfigurationError, ObjectRefused, StorageError
+from airflow_pipesec.errors import ConfigurationError, ObjectExists, ObjectRefused, StorageError
 from airflow_pipesec.findings import printable
 from airflow_pipesec.storage_base import (
     CHUNK,
@@ -132,13 +132,33 @@ class LocalStore(Store):
         with os_errors(where), self._place(name, make=True) as (folder, tail):
             _replace(folder, tail, pieces, where, 0o600 if private else 0o666)
 
+    def create(self, data: bytes, name: str = SINGLE) -> None:
+        where = self.describe(name)
+        with os_errors(where), self._place(name, make=True) as (folder, tail):
+            if not _create(folder, tail, (data,), where, 0o444):
+                if not self.holds(data, name):
+                    raise ObjectExists(f"{printable(where)} exists already and is written only once. Look at who wrote it.")
+                with self.stream(name) as there:  # whoever wrote it may not have come so far
+                    os.fsync(there.fileno())
+            _sync(folder)
+
+    def place(self, pieces: Iterable[Buffer], name: str) -> None:
+        """Write a file for its owner to read and nobody to change, where nothing is; when ``pieces`` raises, nothing is written.
+
+        It is not fsynced: this is for copies that need not outlive the process. Raises :class:`ObjectExists`.
+        """
+        where = self.describe(name)
+        with os_errors(where), self._place(name, make=True) as (folder, tail):
+            if not _create(folder, tail, pieces, where, 0o400, lasting=False):
+                raise ObjectExists(f"{printable(where)} exists already. Look at who wrote it.")
+
     def mark(self, name: str = SINGLE) -> str:
         with os_errors(self.describe(name)), self._place(name) as (folder, tail):
             status = os.stat(tail, dir_fd=folder, follow_symlinks=False)
         return f"{status.st_dev} {status.st_ino} {status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
 
     @contextmanager
-    def stream(self, name: str = SINGLE) -> Iterator[LocalSource]:
+    def stream(self, name: str = SINGLE, *, version: str | None = None) -> Iterator[LocalSource]:
         where = self.describe(name)
         with os_errors(where), self._place(name) as (folder, tail):
             descriptor = os.open(tail, _READ, dir_fd=folder)
@@ -224,31 +244,61 @@ def _replace(folder: int, name: str, pieces: Iterable[Buffer], where: str, mode:
         there = os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode
         if not stat.S_ISREG(there) and not stat.S_ISLNK(there):
             raise ObjectRefused(f"{printable(where)} is a folder, pipe or device, and is not replaced. Give another place.")
+    # Less the umask: evidence and manifests are for others to read, as any file the task writes.
+    with _whole(folder, pieces, mode) as (source, beside):
+        if source != beside:
+            os.link(source, beside, dst_dir_fd=folder, follow_symlinks=True)
+        os.replace(beside, name, src_dir_fd=folder, dst_dir_fd=folder)
+    _sync(folder)
+
+
+def _create(folder: int, name: str, pieces: Iterable[Buffer], where: str, mode: int, *, lasting: bool = True) -> bool:
+    """Put data at ``name`` whole and say so, or say that something is there: to link a file to a name replaces nothing."""
+    with _whole(folder, pieces, mode, lasting=lasting) as (source, beside):
+        try:
+            os.link(source, name, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=source != beside)
+        except FileExistsError:
+            return False
+        except OSError as error:
+            if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS):
+                raise
+            raise ConfigurationError(
+                f"{printable(where)} lies on a file system without hard links, which cannot create a file only where none is. "
+                "Give a place on another one."
+            ) from None
+    return True
+
+
+@contextmanager
+def _whole(folder: int, pieces: Iterable[Buffer], mode: int, *, lasting: bool = True) -> Iterator[tuple[str, str]]:
+    """Write a file that has no name, or a hidden one on file systems where it must, which is gone afterwards.
+
+    Give what to link from, and the hidden name: the same, or one that is free. What is ``lasting`` is fsynced.
+    """
     beside = f".{uuid.uuid4().hex}.tmp"
-    named = False
     try:
-        # Less the umask: evidence and manifests are for others to read, as any file the task writes.
         try:
             if not os.path.isdir("/proc/self/fd"):
                 raise OSError  # without it a nameless file cannot be given a name
             descriptor = os.open(".", os.O_WRONLY | os.O_TMPFILE | os.O_CLOEXEC, mode, dir_fd=folder)
+            source = f"/proc/self/fd/{descriptor}"
         except OSError:
             descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode, dir_fd=folder)
-            named = True
+            source = beside
         with os.fdopen(descriptor, "wb") as file:
             for piece in pieces:
                 file.write(piece)
             file.flush()
-            os.fsync(descriptor)
-            if not named:
-                os.link(f"/proc/self/fd/{descriptor}", beside, dst_dir_fd=folder, follow_symlinks=True)
-                named = True
-        os.replace(beside, name, src_dir_fd=folder, dst_dir_fd=folder)
-    except BaseException:
-        if named:
-            with suppress(OSError):
-                os.unlink(beside, dir_fd=folder)
-        raise
+            if lasting:
+                os.fsync(descriptor)
+            yield source, beside
+    finally:
+        with suppress(OSError):
+            os.unlink(beside, dir_fd=folder)
+
+
+def _sync(folder: int) -> None:
+    """Fsync a folder, so that the names in it last."""
     try:
         listed = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=folder)
         try:

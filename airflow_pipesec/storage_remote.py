@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import io
 import tempfile
+import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import IO, TYPE_CHECKING, Any, cast
 
-from airflow_pipesec.errors import AccessDenied, ConfigurationError, ObjectMissing, PipesecError, StorageError, place_of
+from airflow_pipesec.errors import (
+    AccessDenied,
+    ConfigurationError,
+    ObjectExists,
+    ObjectMissing,
+    PipesecError,
+    StorageError,
+    place_of,
+)
 from airflow_pipesec.findings import printable
 from airflow_pipesec.storage_base import (
     CHUNK,
@@ -51,6 +60,7 @@ class S3Store(Store):
         self.prefix = prefix.rstrip("/")
         self.url = f"s3://{self.bucket}/{self.prefix}".rstrip("/")
         self._client = client
+        self._keeps = False  # whether the server was seen to refuse what would replace an object
 
     @property
     def client(self) -> S3Client:
@@ -102,24 +112,42 @@ class S3Store(Store):
             return self.prefix
         return f"{self.prefix}/{name}" if self.prefix else name
 
-    def _stream(self, name: str) -> Iterator[tuple[bytes, str | None]]:
-        """Yield the object's bytes with the version they belong to, resuming a broken read at the byte where it broke."""
-        from botocore.exceptions import HTTPClientError, IncompleteReadError, ReadTimeoutError, ResponseStreamingError
+    def _stream(self, name: str, wanted: str | None = None) -> Iterator[tuple[bytes, str | None]]:
+        """Yield the object's bytes with the version they belong to, resuming a broken read at the byte where it broke.
+
+        ``wanted`` is the version to read, the newest unless given.
+        """
+        from botocore.exceptions import (
+            ClientError,
+            HTTPClientError,
+            IncompleteReadError,
+            ReadTimeoutError,
+            ResponseStreamingError,
+        )
 
         where = self.describe(name)
-        pinned: dict[str, Any] = {}
+        no_version = f"{printable(where)} has no version {printable(str(wanted))}. Look for who deleted or moved it."
+        pinned: dict[str, Any] = {"VersionId": wanted} if wanted is not None else {}
         offset, length, version, tries = 0, -1, None, 0
         while True:
             with aws_errors(where):
                 if offset:
                     pinned["Range"] = f"bytes={offset}-"
-                answer = self.client.get_object(Bucket=self.bucket, Key=self.key_of(name), **pinned)
+                try:
+                    answer = self.client.get_object(Bucket=self.bucket, Key=self.key_of(name), **pinned)
+                except ClientError as error:
+                    # Amazon says it of an id that it did not make, and of any in a bucket without versions.
+                    if wanted is None or error.response.get("Error", {}).get("Code") != "InvalidArgument":
+                        raise
+                    raise ObjectMissing(no_version) from error
                 if "ETag" not in answer:
                     raise StorageError(f"{printable(where)}: the server names no entity tag. Use one that speaks S3.")
-                if not pinned:
+                if "IfMatch" not in pinned:
                     length, version = answer["ContentLength"], answer.get("VersionId")
+                    if wanted is not None and version != wanted:
+                        raise ObjectMissing(no_version)  # a server that gives the only one it has, whichever is asked for
                     version = None if version == "null" else version
-                    pinned = {"IfMatch": answer["ETag"]} | ({"VersionId": version} if version else {})
+                    pinned |= {"IfMatch": answer["ETag"]} | ({"VersionId": version} if version else {})
                 elif answer["ETag"] != pinned["IfMatch"] or (version and answer.get("VersionId") != version):
                     raise StorageError(f"{printable(where)} changed while it was read. Run the guard again when it is at rest.")
                 try:
@@ -166,9 +194,39 @@ class S3Store(Store):
         with aws_errors(self.describe(name)):
             self.client.upload_fileobj(cast("IO[bytes]", _Pieces(pieces)), self.bucket, self.key_of(name))
 
+    def create(self, data: bytes, name: str = SINGLE) -> None:
+        # When botocore repeats a request whose answer was lost, the second is refused because the first got through.
+        if not self._put_first(data, name) and not self.holds(data, name):
+            raise ObjectExists(f"{printable(self.describe(name))} exists already and is written only once. Look at who wrote it.")
+        # Servers that do not know the condition ignore it and replace what is there. Seen once from each, it is believed.
+        if not self._keeps and self._put_first(data, name):
+            raise ConfigurationError(
+                f"{printable(self.describe(name))} lies on a server that replaces what is there though told not to "
+                "(If-None-Match). Use one that knows conditional writes, as Amazon S3 does."
+            )
+
+    def _put_first(self, data: bytes, name: str) -> bool:
+        """Write an object where none is and say so, or say that there is one."""
+        from botocore.exceptions import ClientError
+
+        with aws_errors(self.describe(name)):
+            for again in reversed(range(self.resumes + 1)):
+                try:
+                    self.client.put_object(Bucket=self.bucket, Key=self.key_of(name), Body=data, IfNoneMatch="*")
+                    return True
+                except ClientError as error:
+                    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+                    if status == 412:
+                        self._keeps = True
+                        return False
+                    if status != 409 or not again:  # 409: another writer is at it, and may still fail
+                        raise
+                time.sleep(0.05 * 2 ** (self.resumes - again))
+        raise AssertionError  # the last time around the loop returns or raises
+
     @contextmanager
-    def stream(self, name: str = SINGLE) -> Iterator[Source]:
-        yield _Pieces(data for data, _ in self._stream(name))
+    def stream(self, name: str = SINGLE, *, version: str | None = None) -> Iterator[Source]:
+        yield _Pieces(data for data, _ in self._stream(name, version))
 
     def open(self) -> AbstractContextManager[IO[bytes]]:
         return _copied(data for data, _ in self._stream(SINGLE))
@@ -276,8 +334,25 @@ class FsspecStore(Store):
                     self.fs.rm_file(beside)
                 raise
 
+    def create(self, data: bytes, name: str = SINGLE) -> None:
+        # fsspec's mode "create" is the filesystem's own condition where it has one (gcsfs, newer adlfs), and looks first where it
+        # has none. Looking once more afterwards tells who was overtaken by another writer in between.
+        where, path = self.describe(name), self._path(name)
+        there = f"{printable(where)} exists already and is written only once. Look at who wrote it."
+        try:
+            with _fs_errors(where):
+                self.fs.invalidate_cache()
+                if not self.fs.exists(path):
+                    self.fs.makedirs(self.fs._parent(path), exist_ok=True)
+                    with suppress(FileExistsError):
+                        self.fs.pipe_file(path, data, mode="create")
+        finally:
+            self.fs.invalidate_cache()
+        if not self.holds(data, name):
+            raise ObjectExists(there)
+
     @contextmanager
-    def stream(self, name: str = SINGLE) -> Iterator[Source]:
+    def stream(self, name: str = SINGLE, *, version: str | None = None) -> Iterator[Source]:
         yield _Pieces(self._stream(name))
 
     def open(self) -> AbstractContextManager[IO[bytes]]:
