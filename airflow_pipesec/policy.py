@@ -16,13 +16,13 @@ from os.path import commonprefix
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from airflow_pipesec.documents import strict_yaml
 from airflow_pipesec.errors import ObjectRefused, PolicyError
 from airflow_pipesec.findings import Finding, Severity, Status, Subject, escaped
 
-__all__ = ["Judged", "Outcome", "Policy", "Verdict", "Waiver", "report"]
+__all__ = ["Judged", "Outcome", "Policy", "Verdict", "Waiver", "described", "report"]
 
 MAX_POLICY_BYTES = 1 << 20
-_PROBLEMS = ("a key is given twice", "a key is not text", "aliases are not allowed")
 _FAULTS_SHOWN = 5
 LONG_FOLDER = 12
 _DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
@@ -111,8 +111,8 @@ class Verdict:
         """Return the summary with every finding and its waiver, as JSON types: the report for machines."""
         return self.summary() | {
             "reason": self.reason,
-            "unused_waivers": [_described(waiver) for waiver in self.unused_waivers],
-            "expired_waivers": [_described(waiver) for waiver in self.expired_waivers],
+            "unused_waivers": [described(waiver) for waiver in self.unused_waivers],
+            "expired_waivers": [described(waiver) for waiver in self.expired_waivers],
             "details": [
                 {
                     "control": item.finding.control.id,
@@ -124,7 +124,7 @@ class Verdict:
                     "version": item.finding.subject.version,
                     "message": item.finding.message,
                     "count": item.finding.count,
-                    "waived": item.waiver and _described(item.waiver),
+                    "waived": item.waiver and described(item.waiver),
                 }
                 for item in self.judged
             ],
@@ -167,6 +167,11 @@ class Policy:
             )
         path = Path(source)
         return _policy_from(_read_yaml(path), f"policy {path}")
+
+    def document(self) -> dict[str, Any]:
+        """Return the policy as the mapping that :meth:`load` reads, as JSON types: for its digest, and for who reads evidence."""
+        waivers = [described(waiver) | {"include_errors": waiver.include_errors} for waiver in self.waivers]
+        return {"fail_on": self.fail_on.label, "waivers": waivers}
 
     def judge(self, findings: Iterable[Finding], *, today: date, limit: int = 100) -> Verdict:
         """Turn findings into a verdict.
@@ -247,7 +252,8 @@ class _Capped:
         return Judged(summed, item.blocks, item.waiver)
 
 
-def _described(waiver: Waiver) -> dict[str, str]:
+def described(waiver: Waiver) -> dict[str, str]:
+    """Return who accepted what, why and until when, as text."""
     return {name: str(getattr(waiver, name)) for name in ("control", "subject", "reason", "approver", "expires")}
 
 
@@ -313,31 +319,8 @@ def _worst_first(item: Judged) -> tuple[bool, int, int]:
 
 
 def _read_yaml(path: Path) -> Mapping[str, Any]:
-    import yaml
-
     from airflow_pipesec.storage import plain_file
 
-    class StrictLoader(yaml.SafeLoader):
-        """Safe YAML in which a key given twice is an error and aliases, a way to blow up memory, do not exist."""
-
-        def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-            if self.check_event(yaml.AliasEvent):
-                where = self.peek_event().start_mark  # type: ignore[no-untyped-call] # types-PyYAML leaves it untyped
-                raise yaml.constructor.ConstructorError(None, None, "aliases are not allowed", where)
-            return super().compose_node(parent, index)
-
-        def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-            seen: set[Any] = set()
-            for key_node, _ in node.value:
-                key = self.construct_object(key_node, deep=True)
-                if not isinstance(key, str) or key in seen:
-                    problem = "a key is given twice" if isinstance(key, str) else "a key is not text"
-                    raise yaml.constructor.ConstructorError(None, None, problem, key_node.start_mark)
-                seen.add(key)
-            return super().construct_mapping(node, deep=deep)
-
-    # Days stay text: the 31st of February raises here without a place, and where days are judged with one.
-    StrictLoader.add_constructor("tag:yaml.org,2002:timestamp", lambda _, node: node.value)
     where = escaped(str(path))
     try:
         with plain_file(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), str(path)) as file:
@@ -350,19 +333,7 @@ def _read_yaml(path: Path) -> Mapping[str, Any]:
         ) from error
     if len(raw) > MAX_POLICY_BYTES:
         raise PolicyError(f"policy {where} is larger than {MAX_POLICY_BYTES} bytes. Split it, or give the file that was meant.")
-    try:
-        document = yaml.load(raw, Loader=StrictLoader)  # noqa: S506 - StrictLoader is a SafeLoader
-    except yaml.MarkedYAMLError as error:
-        # Without the piece of the file that the error quotes: it may be any file at all.
-        mark = error.problem_mark
-        place = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        problem = error.problem if error.problem in _PROBLEMS else "it cannot be parsed"
-        raise PolicyError(f"policy {where}{place} is not valid YAML: {problem}. Mend the file at that place.") from None
-    except Exception as error:
-        # Values such as a number too long to be one: what constructing them raises depends on the value.
-        raise PolicyError(
-            f"policy {where} is not valid YAML: a value cannot be read ({type(error).__name__}). Mend the file."
-        ) from None
+    document = strict_yaml(raw, f"policy {where}", PolicyError)
     if not isinstance(document, Mapping):
         raise PolicyError(f"policy {where} holds no mapping. It starts with keys such as fail_on: and waivers:.")
     return document
