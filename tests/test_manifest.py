@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import random
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -90,6 +92,56 @@ def test_a_single_file_is_named_as_model_signing_names_it(tmp_path: Path) -> Non
     assert manifest.resources[0].digest == hashlib.sha256(b"weights").hexdigest()
 
 
+def test_the_digest_of_a_tree_is_what_the_shell_says(tmp_path: Path) -> None:
+    root = tmp_path / "tree"
+    for name in ("b", "a/b", "a-b", "a.b", "A", "ü/x", "é", "z/deep/er/file"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(name.encode())
+    # As in-toto defines dirHash.
+    command = "find . -type f | cut -c3- | LC_ALL=C sort | xargs -r sha256sum | sha256sum | cut -f1 -d' '"
+    shell = subprocess.run(["bash", "-c", command], cwd=root, capture_output=True, text=True, check=True)
+    assert manifest_of_folder(root).tree_digest == f"tree:sha256:{shell.stdout.strip()}"
+    assert manifest_of_folder(root).digest == manifest_of_folder(root).tree_digest
+
+
+def test_the_digest_of_a_tree_is_what_the_shell_says_whatever_the_names(tmp_path: Path) -> None:
+    names = [
+        b"back\\slash",
+        b"line\nbreak",
+        b"return\r",
+        b"\\\n\\n",
+        b" space ",
+        b"quote'\"",
+        b"not \xff utf-8",
+        b"e\xcc\x81",
+        b"a",
+    ]
+    root = tmp_path / "tree"
+    root.mkdir()
+    for name in names:
+        Path(os.fsdecode(os.fsencode(root) + b"/" + name)).write_bytes(name)
+    command = "find . -type f -printf '%P\\0' | LC_ALL=C sort -z | xargs -0 -r sha256sum -- | sha256sum | cut -f1 -d' '"
+    shell = subprocess.run(["bash", "-c", command], cwd=root, capture_output=True, text=True, check=True)
+    found = [Resource(os.fsdecode(name), hashlib.sha256(name).hexdigest()) for name in names]
+    assert Manifest.of("tree", "sha256", found).tree_digest == f"tree:sha256:{shell.stdout.strip()}"
+
+
+@given(
+    st.sets(st.text(st.sampled_from("a\\n\n\ru\udc80d8\ud800\udcc3\udca9é"), max_size=6).filter(bool), min_size=1, max_size=3),
+    st.sets(st.text(st.sampled_from("a\\n\n\ru\udc80d8\ud800\udcc3\udca9é"), max_size=6).filter(bool), min_size=1, max_size=3),
+)
+def test_no_two_trees_share_a_digest_even_with_names_that_no_file_can_have(one: set[str], other: set[str]) -> None:
+    digests = {manifest_of(dict.fromkeys(names, "0" * 64)).tree_digest for names in (one, other)}
+    assert len(digests) == (1 if one == other else 2)
+
+
+def test_the_digest_of_a_single_file_is_the_files_own(tmp_path: Path) -> None:
+    (tmp_path / "model.joblib").write_bytes(b"weights")
+    manifest = manifest_of_folder(tmp_path / "model.joblib")
+    assert manifest.digest == f"sha256:{hashlib.sha256(b'weights').hexdigest()}" != manifest.tree_digest
+    assert manifest_of_folder(tmp_path).digest.startswith("tree:")
+
+
 def test_object_versions_are_kept() -> None:
     manifest = Manifest.of("t", "sha256", [Resource("a", "0" * 64, "v1"), Resource("b", "1" * 64)])
     assert Manifest.from_json(manifest.to_json()).resources[0].version == "v1"
@@ -124,6 +176,8 @@ def broken(change: str) -> bytes:
             document["predicate"]["serialization"]["allow_symlinks"] = True
         case "ignore_paths":
             document["predicate"]["serialization"]["ignore_paths"] = ["c"]
+        case "no resources":
+            resources.clear()
         case "wrong root":
             document["subject"][0]["digest"]["sha256"] = "2" * 64
         case "two subjects":
@@ -141,7 +195,7 @@ def broken(change: str) -> bytes:
         case "name is null":
             resources[0]["name"] = None
         case "versions are numbers":
-            document["predicate"]["object_versions"] = {"a": 1}
+            resources[0]["annotations"] = {"object_version": 1}
         case "a list":
             document = [document]
         case "key twice":
@@ -176,6 +230,7 @@ def broken(change: str) -> bytes:
         ("shards", "whole files"),
         ("symlinks", "symbolic links"),
         ("ignore_paths", "ignores paths"),
+        ("no resources", "records no file"),
         ("wrong root", "root digest"),
         ("two subjects", "exactly one subject"),
         ("no subject", "exactly one subject"),

@@ -9,15 +9,26 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
 from typing import NamedTuple
 
-from airflow_pipesec.errors import AccessDenied, ConfigurationError, ManifestError, ObjectMissing, ObjectRefused, StorageError
+from airflow_pipesec.bundle import MAX_BUNDLE_BYTES, demand_signable, open_manifest, sign_manifest, unverified_manifest
+from airflow_pipesec.errors import (
+    AccessDenied,
+    ConfigurationError,
+    EvidenceError,
+    ManifestError,
+    ObjectMissing,
+    ObjectRefused,
+    StorageError,
+)
 from airflow_pipesec.findings import Control, Finding, Severity, Status, Subject, amount, not_reached, printable
 from airflow_pipesec.hashing import ALGORITHMS, Hashed, Progress, hash_files
-from airflow_pipesec.manifest import MAX_MANIFEST_BYTES, Digest, Manifest, Resource
+from airflow_pipesec.manifest import Digest, Manifest, Resource
+from airflow_pipesec.signing import Signer, TrustedKeys
 from airflow_pipesec.storage import SINGLE, Irregular, Kind, Listing, Store, escapes
 
-__all__ = ["verify", "write_manifest"]
+__all__ = ["take_stock", "verify", "write_manifest"]
 
 _TAMPERING = ("MITRE ATLAS AML.T0018", "OWASP ML06:2023", "NIST SP 800-53 SI-7")
 
@@ -84,6 +95,13 @@ MANIFEST_INTACT = Control(
     remedy="Make a new manifest from the trusted source with HashManifestOperator or `pipesec manifest`.",
     refs=_TAMPERING,
 )
+MANIFEST_SIGNED = Control(
+    id="manifest-signed",
+    title="The manifest is signed by a key that is trusted",
+    severity=Severity.CRITICAL,
+    remedy="Find out who wrote the manifest. Sign the artifact anew, from its trusted source and with a key that is trusted.",
+    refs=(*_TAMPERING, "NIST SP 800-53 CM-14"),
+)
 VERSION_PINNED = Control(
     id="object-version-pinned",
     title="Every object was read as a version that can be named later",
@@ -119,18 +137,22 @@ def write_manifest(
     algorithm: str = "sha256",
     workers: int | None = None,
     progress: Progress | None = None,
+    signer: Signer | None = None,
 ) -> Iterator[Finding]:
-    """Record every file under ``store`` in a manifest at ``target``, and yield what was seen.
+    """Record every file under ``store`` in a manifest at ``target``, signed when there is a signer, and yield what was seen.
 
     The manifest is written, whole or not at all, only when nothing under the root is doubtful; otherwise the findings say why and
     a manifest already at ``target`` stays as it is. When ``target`` lies under the root it does not record itself.
 
-    Raises :class:`ConfigurationError` for an unknown algorithm, :class:`StorageError` for trouble that a retry may cure.
+    Raises :class:`ConfigurationError` for an unknown algorithm, and for one or a key that manifests are not signed with (see
+    :func:`airflow_pipesec.bundle.demand_signable`), :class:`StorageError` for trouble that a retry may cure.
     """
     if not isinstance(algorithm, str) or algorithm not in ALGORITHMS:
         raise ConfigurationError(f"algorithm {algorithm!r} is unknown. Use one of {', '.join(ALGORITHMS)}.")
     if target.same_place(store):
         raise ConfigurationError(f"the manifest {printable(target.url)} would replace the artifact itself. Give another place.")
+    if signer is not None:
+        demand_signable(algorithm, signer)
     own = store.name_of(target)
     seen = _look(store, own=own)
     yield from seen.problems
@@ -149,24 +171,15 @@ def write_manifest(
         yield from problems
         yield _not_done(MANIFEST_INTACT, target, problems, "was not written")
         return
-    manifest = Manifest.of(
-        store.name,
-        algorithm,
-        (
-            Resource(name, digest.hex(), hashed.versions.get(name))
-            for name, digest in zip(seen.files, hashed.digests, strict=True)
-        ),
-    )
-    target.write(manifest.to_json())
+    digests = zip(seen.files, hashed.digests, strict=True)
+    resources = (Resource(name, digest.hex(), hashed.versions.get(name)) for name, digest in digests)
+    manifest = Manifest.of(store.name, algorithm, resources)
+    target.write(manifest.to_json() if signer is None else sign_manifest(manifest, signer))
     yield from _clean(store, seen.files, hashed)
-    root = manifest.root_digest
-    yield Finding(
-        MANIFEST_INTACT,
-        Subject(target.url, digest=str(root)),
-        Status.PASS,
-        f"records {amount(len(seen.files), 'file')}, {hashed.size:,} bytes; {manifest.tree_digest}",
-        count=len(seen.files),
-    )
+    text = f"records {amount(len(seen.files), 'file')}, {hashed.size:,} bytes; {manifest.digest}"
+    if signer is not None:
+        text += f"; signed by key {signer.key_id[:16]}…"
+    yield Finding(MANIFEST_INTACT, Subject(target.url, manifest.digest), Status.PASS, text, count=len(seen.files))
 
 
 def verify(
@@ -177,6 +190,9 @@ def verify(
     allow_extra: bool = False,
     workers: int | None = None,
     progress: Progress | None = None,
+    trusted: TrustedKeys | None = None,
+    now: datetime | None = None,
+    allow_unsigned: bool = False,
 ) -> Iterator[Finding]:
     """Compare everything under ``store`` with a manifest, or with digests given outright, and yield what was seen.
 
@@ -185,16 +201,25 @@ def verify(
     is one finding with its count. With ``allow_extra`` files that were not recorded are let be; symbolic links and special files
     never are.
 
+    With ``trusted`` the manifest has to be signed by one of these keys that is valid ``now``, unless ``allow_unsigned`` says that
+    it need not be signed; without, only a manifest that is not signed is taken. Otherwise that is a finding that fails, and
+    nothing is compared.
+
     A missing, malformed or self-contradicting manifest is a finding that fails. Raises :class:`ConfigurationError` for parameters
     that cannot work, :class:`StorageError` for trouble that a retry may cure.
     """
-    if not isinstance(allow_extra, bool):
-        raise ConfigurationError(f"allow_extra is a {type(allow_extra).__name__}. Give True or False; it is not a template.")
+    for name, value in (("allow_extra", allow_extra), ("allow_unsigned", allow_unsigned)):
+        if not isinstance(value, bool):
+            raise ConfigurationError(f"{name} is a {type(value).__name__}. Give True or False; it is not a template.")
     if (manifest is None) == (expected is None):
         raise ConfigurationError("give exactly one of manifest= and expected=, the one to compare the files with.")
+    if expected is not None and trusted is not None:
+        raise ConfigurationError(
+            "expected= is not signed, so there is nothing for trusted keys to verify. Leave one of them out."
+        )
     if manifest is not None:
-        recorded, finding = _load(manifest)
-        yield finding
+        recorded, findings = _load(manifest, trusted, now or datetime.now(UTC), allow_unsigned=allow_unsigned)
+        yield from findings
         if recorded is None:
             return
         own = store.name_of(manifest)
@@ -209,6 +234,7 @@ def verify(
     if not seen.listed:
         yield _not_done(DIGEST_MATCHES, store, seen.problems, "was not compared")
         return
+    recorded = recorded.of_file(store.name) if seen.files == [SINGLE] else recorded
     present = set(seen.files)
     wanted = {resource.name: resource.digest for resource in recorded.resources}
     searched = [name for name in wanted if not _leads_out(name) and not _below(name, seen.closed)]
@@ -229,11 +255,9 @@ def verify(
         if digest.hex() != wanted[name] and name not in hashed.errors
     ]
     for name, digest in changed:
-        was, now = wanted[name], digest.hex()
-        subject = Subject(store.describe(name), f"{recorded.algorithm}:{now}", hashed.versions.get(name))
-        yield Finding(
-            DIGEST_MATCHES, subject, Status.FAIL, f"is not what was recorded: {recorded.algorithm} {was[:16]}… is now {now[:16]}…"
-        )
+        subject = Subject(store.describe(name), f"{recorded.algorithm}:{digest.hex()}", hashed.versions.get(name))
+        text = f"is not what was recorded: {recorded.algorithm} {wanted[name][:16]}… is now {digest.hex()[:16]}…"
+        yield Finding(DIGEST_MATCHES, subject, Status.FAIL, text)
     matching = len(common) - len(changed) - len(hashed.errors)
     if not matching and not changed:
         # A waiver for files that are missing must not pass an artifact that is.
@@ -241,14 +265,11 @@ def verify(
         yield _not_done(DIGEST_MATCHES, store, undecided, f"{amount(len(wanted), 'file')} recorded, and not one was compared")
     if matching:
         whole = matching == len(wanted) and (allow_extra or not extra)
-        subject = Subject(store.url, digest=str(recorded.root_digest) if whole else None)
-        yield Finding(
-            DIGEST_MATCHES,
-            subject,
-            Status.PASS,
-            f"{amount(matching, 'file')} of {len(wanted):,} recorded match by {recorded.algorithm} ({hashed.size:,} bytes read)",
-            count=matching,
+        subject = Subject(store.url, recorded.digest if whole else None)
+        text = (
+            f"{amount(matching, 'file')} of {len(wanted):,} recorded match by {recorded.algorithm} ({hashed.size:,} bytes read)"
         )
+        yield Finding(DIGEST_MATCHES, subject, Status.PASS, text, count=matching)
     if searched and not missing:
         yield _passed(store, FILES_PRESENT, len(searched), "there")
     if not extra and seen.files:
@@ -284,11 +305,7 @@ def _verify_whole(store: Store, expected: str, workers: int | None, progress: Pr
         yield _not_done(DIGEST_MATCHES, store, unread, "was not compared")
         return
     resources = [Resource(name, digest.hex()) for name, digest in zip(seen.files, hashed.digests, strict=True)]
-    actual = (
-        Manifest.of(store.name, wanted.algorithm, resources).tree_digest
-        if of_tree
-        else f"{wanted.algorithm}:{resources[0].digest}"
-    )
+    actual = Manifest.of(store.name, wanted.algorithm, resources).digest
     subject = Subject(store.url, actual, hashed.versions.get(SINGLE))
     matches = actual == f"tree:{wanted}" if of_tree else actual == str(wanted)
     if matches:
@@ -299,17 +316,28 @@ def _verify_whole(store: Store, expected: str, workers: int | None, progress: Pr
     yield from _clean(store, seen.files, hashed)
 
 
-def _load(store: Store) -> tuple[Manifest | None, Finding]:
+def _load(
+    store: Store, trusted: TrustedKeys | None, now: datetime, *, allow_unsigned: bool
+) -> tuple[Manifest | None, list[Finding]]:
     subject = Subject(store.url)
     try:
-        manifest = Manifest.from_json(store.read(limit=MAX_MANIFEST_BYTES))
+        manifest, key = open_manifest(store.read(limit=MAX_BUNDLE_BYTES), trusted, now=now)
+    except EvidenceError as error:
+        return None, [Finding(MANIFEST_SIGNED, subject, Status.FAIL, str(error))]
     except (ObjectMissing, ObjectRefused, AccessDenied, ManifestError) as error:
-        return None, not_reached(MANIFEST_INTACT, subject, error)
-    if not manifest.resources:
-        return None, Finding(MANIFEST_INTACT, subject, Status.FAIL, "records no file at all")
-    root = manifest.root_digest
-    message = f"records {amount(len(manifest.resources), 'file')}; {manifest.tree_digest}"
-    return manifest, Finding(MANIFEST_INTACT, Subject(store.url, str(root)), Status.PASS, message, count=len(manifest.resources))
+        return None, [not_reached(MANIFEST_INTACT, subject, error)]
+    findings = []
+    if key is not None:
+        findings.append(
+            Finding(MANIFEST_SIGNED, subject, Status.PASS, f"signed by key {printable(key.name)} ({key.key_id[:16]}…)")
+        )
+    elif allow_unsigned:
+        findings.append(Finding(MANIFEST_SIGNED, subject, Status.SKIP, "not signed, which allow_unsigned lets be"))
+    elif trusted is not None:
+        return None, [Finding(MANIFEST_SIGNED, subject, Status.FAIL, "is not signed")]
+    text = f"records {amount(len(manifest.resources), 'file')}; {manifest.digest}"
+    intact = Finding(MANIFEST_INTACT, Subject(store.url, manifest.digest), Status.PASS, text, count=len(manifest.resources))
+    return manifest, [*findings, intact]
 
 
 def _from_mapping(name: str, expected: Mapping[str, str]) -> Manifest:
@@ -349,8 +377,8 @@ def _look(store: Store, *, own: str | None, recorded: Manifest | None = None) ->
 def _refuse_replacing(target: Store) -> None:
     """Raise unless what lies at the manifest's place is a manifest: it would not be recorded, and gone."""
     try:
-        Manifest.from_json(target.read(limit=MAX_MANIFEST_BYTES))
-    except (ManifestError, StorageError):
+        unverified_manifest(target.read(limit=MAX_BUNDLE_BYTES))
+    except (EvidenceError, ManifestError, StorageError):
         raise ConfigurationError(
             f"{printable(target.url)} belongs to the artifact and is no manifest, which would replace it. Give another place."
         ) from None
@@ -422,6 +450,23 @@ def _not_done(control: Control, store: Store, why: list[Finding], text: str) -> 
     undecided = bool(why) and all(finding.status is Status.ERROR for finding in why)
     status = Status.ERROR if undecided else Status.FAIL
     return Finding(control, Subject(store.url), status, f"{text}: see the other findings")
+
+
+def take_stock(
+    store: Store, algorithm: str = "sha256", *, workers: int | None = None, progress: Progress | None = None
+) -> tuple[Manifest | None, list[Finding]]:
+    """Hash every file under ``store`` and return what is there, and findings that fail: with any, there is no manifest.
+
+    Raises :class:`StorageError` for trouble that a retry may cure.
+    """
+    seen = _look(store, own=None)
+    if seen.problems:
+        return None, seen.problems
+    hashed = hash_files(store, seen.files, algorithm, workers=workers, progress=progress)
+    if hashed.errors:
+        return None, list(_read_errors(store, hashed.errors))
+    resources = (Resource(name, digest.hex()) for name, digest in zip(seen.files, hashed.digests, strict=True))
+    return Manifest.of(store.name, algorithm, resources), []
 
 
 def _clean(store: Store, files: list[str], hashed: Hashed) -> Iterator[Finding]:

@@ -7,12 +7,18 @@ from collections.abc import Collection, Iterable, Mapping
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
+from airflow_pipesec.errors import ConfigurationError
 from airflow_pipesec.findings import Finding
 from airflow_pipesec.guards.base import Guard, GuardOperator, GuardSensor, open_location
+from airflow_pipesec.guards.trust import configured_signer, configured_trusted_keys
 from airflow_pipesec.hashing import Progress
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
+
+    from airflow_pipesec.policy import Verdict
+    from airflow_pipesec.signing import Signer, TrustedKeys
+    from airflow_pipesec.verified import Handle
 
 __all__ = ["HashManifestOperator", "HashVerification", "HashVerificationOperator", "HashVerificationSensor"]
 
@@ -23,11 +29,13 @@ class HashManifestOperator(GuardOperator):
     """Record the digest of every file of an artifact in a manifest, as the task that made it left them.
 
     Put it right after the stage that writes the artifact, and a :class:`HashVerificationOperator` before each that reads it.
-    The manifest is only written when the artifact is without doubt: no symbolic link, no special file, nothing unreadable.
+    The manifest is only written when the artifact is without doubt: no symbolic link, no special file, nothing unreadable. It is
+    signed with the key that Airflow's configuration names, see :mod:`airflow_pipesec.bundle`.
 
     :param root: the artifact: a file, a folder, or a URL such as ``s3://bucket/prefix``. (templated)
     :param manifest: where to write the manifest; best outside ``root``, where the artifact's writers cannot reach. (templated)
-    :param algorithm: ``"sha256"``, ``"sha512"`` or ``"blake3"``. (templated)
+    :param algorithm: ``"sha256"``, ``"blake3"`` or, unsigned only, ``"sha512"``. (templated)
+    :param sign: sign the manifest. Unsigned (False), whoever may write the manifest can make it agree with anything.
     :param workers: how many files to read at once; the storage decides unless given.
     :param aws_conn_id: Airflow connection for ``s3://``; boto3's own credential chain without one. (templated)
 
@@ -42,6 +50,7 @@ class HashManifestOperator(GuardOperator):
         root: str,
         manifest: str,
         algorithm: str = "sha256",
+        sign: bool = True,
         workers: int | None = None,
         aws_conn_id: str | None = None,
         **kwargs: Any,
@@ -50,6 +59,7 @@ class HashManifestOperator(GuardOperator):
         self.root = root
         self.manifest = manifest
         self.algorithm = algorithm
+        self.sign = sign
         self.workers = workers
         self.aws_conn_id = aws_conn_id
 
@@ -63,7 +73,21 @@ class HashManifestOperator(GuardOperator):
             algorithm=self.algorithm,
             workers=self.workers,
             progress=log_progress(self.log),
+            signer=self._signer(),
         )
+
+    def _signer(self) -> Signer | None:
+        if not isinstance(self.sign, bool):
+            raise ConfigurationError(f"sign is a {type(self.sign).__name__}. Give True or False; it is not a template.")
+        if not self.sign:
+            return None
+        signer = configured_signer()
+        if signer is None:
+            raise ConfigurationError(
+                "nothing signs here, for [pipesec] signing_key says so. Name a key there, or give sign=False for a manifest "
+                "that is not signed."
+            )
+        return signer
 
 
 class HashVerification(Guard):
@@ -74,6 +98,7 @@ class HashVerification(Guard):
     :param expected: instead of a manifest, the digest itself: ``sha256:…`` of a file, ``tree:sha256:…`` of a tree, or a mapping
         of names under ``root`` to digests. (templated)
     :param allow_extra: let files be that were not recorded. Symbolic links and special files are never let be.
+    :param allow_unsigned: take a manifest that nobody signed. One that is signed has to be signed by a trusted key all the same.
     :param workers: how many files to read at once; the storage decides unless given.
     :param aws_conn_id: Airflow connection for ``s3://``; boto3's own credential chain without one. (templated)
 
@@ -92,6 +117,7 @@ class HashVerification(Guard):
         manifest: str | None = None,
         expected: str | Mapping[str, str] | None = None,
         allow_extra: bool = False,
+        allow_unsigned: bool = False,
         workers: int | None = None,
         aws_conn_id: str | None = None,
         **kwargs: Any,
@@ -101,6 +127,7 @@ class HashVerification(Guard):
         self.manifest = manifest
         self.expected = expected
         self.allow_extra = allow_extra
+        self.allow_unsigned = allow_unsigned
         self.workers = workers
         self.aws_conn_id = aws_conn_id
 
@@ -115,7 +142,24 @@ class HashVerification(Guard):
             allow_extra=self.allow_extra,
             workers=self.workers,
             progress=log_progress(self.log),
+            trusted=self._trusted(),
+            allow_unsigned=self.allow_unsigned,
         )
+
+    def _handle(self, verdict: Verdict) -> Handle | None:
+        return self._handle_of(verdict, "digest-matches", self.root, self.manifest)
+
+    def _trusted(self) -> TrustedKeys | None:
+        """The keys that the manifest has to be signed by; a digest that the DAG's author gave is taken at its word."""
+        if self.manifest is None:
+            return None
+        trusted = configured_trusted_keys()
+        if trusted is None and not self.allow_unsigned:
+            raise ConfigurationError(
+                "no key is trusted here, so no manifest is believed. Set [pipesec] trusted_keys to a file of trusted keys, or "
+                "give allow_unsigned=True to take a manifest that anybody may have written."
+            )
+        return trusted
 
 
 class HashVerificationOperator(HashVerification, GuardOperator):
