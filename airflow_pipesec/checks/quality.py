@@ -111,11 +111,11 @@ def validate_file(
     """
     if quarantine is not None:
         refuse_replacing(quarantine, store)
-    subject = Subject(store.url)
-    frame = _read(store, subject)
+    frame = _read(store)
     if not isinstance(frame, Finding):
+        table, subject = frame
         yield from validate_frame(
-            frame, rules, subject=subject, sample_unexpected=sample_unexpected, quarantine=quarantine, data_docs_dir=data_docs_dir
+            table, rules, subject=subject, sample_unexpected=sample_unexpected, quarantine=quarantine, data_docs_dir=data_docs_dir
         )
         return
     yield frame
@@ -124,13 +124,16 @@ def validate_file(
             _write_failed_docs(gx, build_rules(rules), data_docs_dir)
 
 
-def _read(store: Store, subject: Subject) -> pd.DataFrame | Finding:
+def _read(store: Store) -> tuple[pd.DataFrame, Subject] | Finding:
+    """Return what a file holds, and the file as a subject with its digest; or the finding that it could not be read."""
+    subject = Subject(store.url)
     try:
         listing = store.listing()
         if listing.files != [SINGLE]:
             what = listing.irregular[0].detail if listing.irregular else "a folder"
             return Finding(DATA_READABLE, subject, Status.FAIL, f"is {what}; give one file")
-        frame = read_frame(store)
+        frame, digest = read_frame(store)
+        subject = Subject(store.url, str(digest))
     except ObjectMissing:
         return Finding(DATA_PRESENT, subject, Status.FAIL, "does not exist")
     except ObjectRefused as error:
@@ -139,7 +142,7 @@ def _read(store: Store, subject: Subject) -> pd.DataFrame | Finding:
         return Finding(DATA_PRESENT, subject, Status.ERROR, str(error))
     if isinstance(frame, Unreadable):
         return Finding(DATA_READABLE, subject, Status.FAIL, f"cannot be read: {frame.reason}")
-    return frame
+    return frame, subject
 
 
 def _write_failed_docs(gx: Any, rules: Sequence[Rule], folder: str) -> None:

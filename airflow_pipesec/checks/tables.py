@@ -12,7 +12,9 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 from airflow_pipesec.errors import ConfigurationError, PipesecError, StorageError, unique_keys
 from airflow_pipesec.findings import printable
+from airflow_pipesec.manifest import Digest
 from airflow_pipesec.storage import Store
+from airflow_pipesec.verified import private_copy
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,11 +36,13 @@ class Unreadable(NamedTuple):
     reason: str
 
 
-def read_frame(store: Store) -> pd.DataFrame | Unreadable:
-    """Read a CSV, Parquet or JSON-lines file whole.
+def read_frame(store: Store) -> tuple[pd.DataFrame | Unreadable, Digest]:
+    """Read a CSV, Parquet or JSON-lines file whole, and return what it holds and the digest of just the bytes that were read.
 
-    The extension says which. Compressed text is not read: a small file could hold more than the worker's memory. Raises
-    :class:`ConfigurationError` for another extension and :class:`StorageError` when the file can't be had.
+    The file is copied first, to memory or an unlinked temporary file, and the copy is what is read: a file is read more than
+    once here, and nobody shall change it in between. The extension says which kind it is. Compressed text is not read: a small
+    file could hold more than the worker's memory. Raises :class:`ConfigurationError` for another extension and
+    :class:`StorageError` when the file can't be had.
     """
     import pandas as pd
 
@@ -48,24 +52,24 @@ def read_frame(store: Store) -> pd.DataFrame | Unreadable:
             f"{printable(store.url)} ends in {printable(extension) or 'no extension'}, which says no known format. "
             f"Use {', '.join((*_CSV, *_PARQUET, *_LINES))}, or configure_dataframe= for anything else."
         )
-    with store.open() as file:
+    with private_copy(store) as (file, digest):
         try:
             if extension in _CSV:
-                return _read_csv(file)
+                return _read_csv(file), digest
             if extension in _PARQUET:
-                return _read_parquet(file)
-            return _read_lines(file)
+                return _read_parquet(file), digest
+            return _read_lines(file), digest
         except pd.errors.EmptyDataError:
-            return pd.DataFrame()
+            return pd.DataFrame(), digest
         except PipesecError:
             raise
         except OSError as error:
             if error.errno is None:  # pyarrow's word for a file that is no Parquet
-                return Unreadable(type(error).__name__)
+                return Unreadable(type(error).__name__), digest
             raise StorageError(f"{printable(store.url)}: {error.strerror}. Run the guard again.") from error
         except Exception as error:
             # Parsers raise what they like, and their messages quote the data.
-            return Unreadable(type(error).__name__)
+            return Unreadable(type(error).__name__), digest
 
 
 def _read_csv(file: IO[bytes]) -> pd.DataFrame | Unreadable:

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
     from airflow_pipesec.checks.databases import Database
     from airflow_pipesec.checks.quality import Rules
+    from airflow_pipesec.policy import Verdict
+    from airflow_pipesec.verified import Handle
 
 __all__ = ["DataValidation", "DataValidationOperator", "DataValidationSensor"]
 
@@ -143,6 +145,9 @@ class DataValidation(Guard):
             quarantine=quarantine,
             data_docs_dir=self.data_docs_dir,
         )
+
+    def _handle(self, verdict: Verdict) -> Handle | None:
+        return None if self.path is None else self._handle_of(verdict, "data-present", self.path)
 
     def _rules(self, context: Context) -> Rules:
         from airflow_pipesec.checks.expectations import engine
