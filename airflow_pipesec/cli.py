@@ -14,12 +14,12 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 from airflow_pipesec import __version__
-from airflow_pipesec.errors import PipesecError, place_of
+from airflow_pipesec.errors import ConfigurationError, PipesecError, place_of
 from airflow_pipesec.findings import Finding, Status, escaped
 from airflow_pipesec.hashing import ALGORITHMS, Progress
 from airflow_pipesec.policy import Policy, Verdict, report
@@ -27,7 +27,11 @@ from airflow_pipesec.storage import open_store
 
 __all__ = ["main"]
 
+if TYPE_CHECKING:
+    Commands = argparse._SubParsersAction[argparse.ArgumentParser]
+
 PASSED, FAILED, UNDECIDED = 0, 1, 2
+MOST_DAYS = 36_500
 WORKERS = "files read at once (default: as many as the storage makes good use of)"
 
 DESCRIPTION = """\
@@ -36,7 +40,9 @@ Security checks for ML pipelines, the same that guard an Airflow DAG.
   pipesec manifest data/ -o data.manifest.json        record what is there
   pipesec verify data/ --manifest data.manifest.json  check that nothing changed
   pipesec validate data.csv --suite suite.json        check the rows against a Great Expectations suite
-  pipesec keygen -o key.txt                           make a key
+  pipesec verify-run EVIDENCE DAG RUN --trusted-keys keys.yaml   check what the guards of a run signed
+  pipesec keygen -o key.txt                           make a key to encrypt with; --signing makes one to sign with
+  pipesec keys keys.yaml                              show the keys that are trusted
   pipesec encrypt data/ -o data.enc -r age1…          encrypt for the holder of a key
   pipesec decrypt data.enc -o data/ -i file:key.txt   decrypt, if nothing was tampered with
 """
@@ -80,6 +86,8 @@ def _parser() -> argparse.ArgumentParser:
     manifest.add_argument("-o", "--output", metavar="FILE", required=True, help="where to write the manifest")
     manifest.add_argument("--algorithm", choices=list(ALGORITHMS), default="sha256", help="(default: %(default)s)")
     manifest.add_argument("--workers", type=int, metavar="N", help=WORKERS)
+    sign_help = "sign it: file:PATH, env:NAME or awskms:KEY of a P-256 key (OpenSSF Model Signing v1.0)"
+    manifest.add_argument("--sign", metavar="KEY", help=sign_help)
 
     verify = commands.add_parser(
         "verify",
@@ -96,6 +104,7 @@ def _parser() -> argparse.ArgumentParser:
     against = verify.add_mutually_exclusive_group(required=True)
     against.add_argument("--manifest", metavar="FILE", help="the manifest that was recorded")
     against.add_argument("--expected", metavar="DIGEST", help="the digest of a file (sha256:…) or of a tree (tree:sha256:…)")
+    verify.add_argument("--trusted-keys", metavar="FILE", help="demand that the manifest is signed by one of these keys")
     verify.add_argument("--allow-extra", action="store_true", help="let files be that were not recorded")
     verify.add_argument("--workers", type=int, metavar="N", help=WORKERS)
 
@@ -148,27 +157,158 @@ def _parser() -> argparse.ArgumentParser:
     decrypt.add_argument("-o", "--output", metavar="PLACE", required=True, help="where the plain form goes")
     decrypt.add_argument("-i", "--identity", metavar="WHERE", required=True, help="file:PATH, env:NAME or kms:PATH")
 
-    keygen = commands.add_parser(
-        "keygen",
-        formatter_class=Form,
-        help="make a key to encrypt for",
-        description="Make a new key and print its public half. The file holds the private half; only you can read it, and\n"
-        "the age program can use it. With --kms the file holds it wrapped by AWS KMS, and is no secret by itself.\n\n"
-        "  pipesec keygen -o key.txt\n"
-        "  pipesec keygen -o key.kms.json --kms arn:aws:kms:eu-central-1:111122223333:key/1234abcd",
+    _add_evidence(commands, Form, shared)
+    _add_keys(commands, Form)
+    return parser
+
+
+def _add_evidence(commands: Commands, form: type[argparse.HelpFormatter], shared: argparse.ArgumentParser) -> None:
+    run = commands.add_parser(
+        "verify-run",
+        parents=[shared],
+        formatter_class=form,
+        help="check what the guards of a run signed",
+        description="Verify the evidence of a run, offline: every attestation is signed by a trusted key that was valid then,\n"
+        "belongs to this run, is linked to those of the guards before it, and says PASSED. What must be there is followed\n"
+        "from the release gate.\n\n"
+        "  pipesec verify-run s3://evidence training manual__2026-11-25T03:00:00+00:00 --trusted-keys keys.yaml\n"
+        "  pipesec verify-run evidence/ training run_7 --trusted-keys keys.yaml --artifact model.joblib",
         epilog=EXIT_CODES,
     )
-    keygen.add_argument("-o", "--output", metavar="FILE", required=True, help="where the key goes; never overwritten")
-    keygen.add_argument("--kms", metavar="KEY", help="the AWS KMS key that wraps it (id, ARN or alias)")
-    return parser
+    run.add_argument("evidence", metavar="EVIDENCE", help="the evidence store: a folder or a URL")
+    run.add_argument("dag", metavar="DAG", help="the id of the DAG")
+    run.add_argument("run", metavar="RUN", help="the id of the run")
+    run.add_argument("--trusted-keys", metavar="FILE", required=True, help="the public keys that are believed")
+    gate_help = "the guards that must be there and have passed, each with those before it (default: the release gates)"
+    run.add_argument("--gate", metavar="TASK", action="append", default=[], help=gate_help)
+    run.add_argument(
+        "--may-be-skipped", metavar="TASK", action="append", default=[], help="a guard that may have left no evidence"
+    )
+    artifact_help = "a file, a folder or a URL that a guard must have examined; may be given several times"
+    run.add_argument("--artifact", metavar="PATH", action="append", default=[], help=artifact_help)
+
+
+def _add_keys(commands: Commands, form: type[argparse.HelpFormatter]) -> None:
+    keygen = commands.add_parser(
+        "keygen",
+        formatter_class=form,
+        help="make a key to encrypt for, or to sign with",
+        description="Make a new key. The file holds the private half; only you can read it.\n\n"
+        "To encrypt for: the public half is printed, and the age program can use the key. With --kms the file holds it\n"
+        "wrapped by AWS KMS, and is no secret by itself.\n\n"
+        "  pipesec keygen -o key.txt\n"
+        "  pipesec keygen -o key.kms.json --kms arn:aws:kms:eu-central-1:111122223333:key/1234abcd\n\n"
+        "To sign with: the public half is printed as an entry for a file of trusted keys. With --kms nothing is made: the\n"
+        "entry is that of a key which AWS KMS has, and which never leaves it.\n\n"
+        "  pipesec keygen --signing -o signing.pem >> trusted-keys.yaml\n"
+        "  pipesec keygen --signing --kms alias/pipesec --days 365 >> trusted-keys.yaml",
+        epilog=EXIT_CODES,
+    )
+    keygen.add_argument("-o", "--output", metavar="FILE", help="where the key goes; never overwritten")
+    keygen.add_argument("--kms", metavar="KEY", help="the AWS KMS key (id, ARN or alias) that wraps it, or that signs")
+    keygen.add_argument("--signing", action="store_true", help="a key that signs evidence and manifests")
+    algorithm_help = "of a key that signs; only P-256 can sign manifests (default: ecdsa-p256)"
+    keygen.add_argument("--algorithm", choices=["ecdsa-p256", "ed25519"], help=algorithm_help)
+    keygen.add_argument("--name", metavar="NAME", help="what people call a key that signs (default: the file's name)")
+    keygen.add_argument("--days", type=int, metavar="N", help="how long a key that signs is valid (default: no end)")
+
+    keys = commands.add_parser(
+        "keys",
+        formatter_class=form,
+        help="show the keys that are trusted",
+        description="Show a file of trusted keys, and which of them are valid now. Exit code 1 when none is.\n\n"
+        "  pipesec keys trusted-keys.yaml",
+        epilog=EXIT_CODES,
+    )
+    keys.add_argument("file", metavar="FILE", help="the file")
+    keys.add_argument("--json", action="store_true", help="print one JSON document")
 
 
 def _keygen(options: argparse.Namespace) -> str:
     from airflow_pipesec.keys import wrap_identity, write_identity
 
+    if options.signing:
+        return _signing_key(options)
+    if options.algorithm or options.name or options.days is not None:
+        raise ConfigurationError("--algorithm, --name and --days are for keys that sign. Add --signing, or leave them out.")
+    if not options.output:
+        raise ConfigurationError("there is no --output FILE for the key to go to. Give one.")
     path = Path(options.output)
     identity = wrap_identity(path, options.kms) if options.kms else write_identity(path)
     return str(identity.recipient)
+
+
+def _signing_key(options: argparse.Namespace) -> str:
+    from airflow_pipesec.signing import KMSSigner, Signer, entry_of, new_private_key
+
+    if (options.kms is None) == (options.output is None):
+        raise ConfigurationError("give either --output FILE for a new key, or --kms KEY for one that AWS KMS has.")
+    if options.days is not None and not 1 <= options.days <= MOST_DAYS:
+        raise ConfigurationError(f"--days {options.days} is not a number of days from 1 to {MOST_DAYS}.")
+    signer: Signer
+    if options.kms is not None:
+        if options.algorithm not in (None, "ecdsa-p256"):
+            raise ConfigurationError("keys of AWS KMS are P-256 here. Leave --algorithm out.")
+        signer = KMSSigner(options.kms)
+    else:
+        signer = new_private_key(Path(options.output), options.algorithm or "ecdsa-p256")
+    now = datetime.now(UTC)
+    until = None if options.days is None else now + timedelta(days=options.days)
+    name = options.name or (Path(options.output).stem if options.output else options.kms)
+    return entry_of(signer.public_key, name=name, valid_from=now, valid_until=until).rstrip("\n")
+
+
+def _keys(options: argparse.Namespace) -> tuple[int, str]:
+    from airflow_pipesec.signing import TrustedKeys
+
+    now = datetime.now(UTC)
+    rows = [
+        {
+            "name": key.name,
+            "key_id": key.key_id,
+            "algorithm": key.algorithm,
+            "valid_from": key.valid_from and key.valid_from.isoformat(),
+            "valid_until": key.valid_until and key.valid_until.isoformat(),
+            "valid_now": not key.fault(now),
+            "reason": key.fault(now),
+        }
+        for key in TrustedKeys.load(options.file)
+    ]
+    code = PASSED if any(row["valid_now"] for row in rows) else FAILED
+    if options.json:
+        return code, json.dumps(rows, indent=1)
+    lines = [f"{'key id':<18}{'algorithm':<12}{'state':<9}name"]
+    for row in rows:
+        state = "valid" if row["valid_now"] else "refused"
+        reason = f": {row['reason']}" if row["reason"] else ""
+        lines.append(escaped(f"{str(row['key_id'])[:16]:<18}{row['algorithm']:<12}{state:<9}{row['name']}{reason}"))
+    return code, "\n".join(lines)
+
+
+def _verify_run(options: argparse.Namespace, progress: Progress | None) -> Iterator[Finding]:
+    from airflow_pipesec.checks.integrity import take_stock
+    from airflow_pipesec.checks.release import verify_stored
+    from airflow_pipesec.evidence import RunEvidence, folder_of
+    from airflow_pipesec.signing import TrustedKeys
+
+    trusted = TrustedKeys.load(options.trusted_keys)
+    artifacts = {}
+    for path in options.artifact:
+        manifest, problems = take_stock(open_store(path), progress=progress)
+        yield from problems
+        if manifest is not None:
+            artifacts[path] = manifest.digest
+    run = RunEvidence(open_store(f"{options.evidence.rstrip('/')}/{folder_of(options.dag, options.run)}"))
+    yield from verify_stored(
+        run,
+        options.dag,
+        options.run,
+        trusted,
+        now=datetime.now(UTC),
+        gates=options.gate,
+        may_be_skipped=options.may_be_skipped,
+        artifacts=artifacts,
+    )
 
 
 def _findings(options: argparse.Namespace, progress: Progress | None) -> Iterable[Finding]:
@@ -186,6 +326,8 @@ def _findings(options: argparse.Namespace, progress: Progress | None) -> Iterabl
             quarantine=quarantine,
             data_docs_dir=options.data_docs,
         )
+    if options.command == "verify-run":
+        return _verify_run(options, progress)
     root = open_store(options.root)
     if options.command in ("encrypt", "decrypt"):
         from airflow_pipesec.checks import encryption
@@ -196,10 +338,18 @@ def _findings(options: argparse.Namespace, progress: Progress | None) -> Iterabl
             return encryption.encrypt(root, target, recipients_from(options.recipient), progress=progress)
         return encryption.decrypt(root, target, identities_from(options.identity), progress=progress)
     from airflow_pipesec.checks import integrity
+    from airflow_pipesec.signing import TrustedKeys
 
     if options.command == "manifest":
+        from airflow_pipesec.signing import signer_from
+
         return integrity.write_manifest(
-            root, open_store(options.output), algorithm=options.algorithm, workers=options.workers, progress=progress
+            root,
+            open_store(options.output),
+            algorithm=options.algorithm,
+            workers=options.workers,
+            progress=progress,
+            signer=None if options.sign is None else signer_from(options.sign),
         )
     return integrity.verify(
         root,
@@ -208,6 +358,7 @@ def _findings(options: argparse.Namespace, progress: Progress | None) -> Iterabl
         allow_extra=options.allow_extra,
         workers=options.workers,
         progress=progress,
+        trusted=None if options.trusted_keys is None else TrustedKeys.load(options.trusted_keys),
     )
 
 
@@ -268,6 +419,8 @@ def _run(options: argparse.Namespace) -> tuple[int, str]:
     try:
         if options.command == "keygen":
             return PASSED, _keygen(options)
+        if options.command == "keys":
+            return _keys(options)
         policy = Policy.load(options.policy)
         # A file that is validated is read as a whole: there is nothing to count.
         wanted = not options.quiet and not options.json and options.command != "validate"
@@ -283,7 +436,7 @@ def _run(options: argparse.Namespace) -> tuple[int, str]:
     seconds = time.monotonic() - started
     if options.json:
         return _exit_code(verdict), json.dumps(verdict.document() | {"seconds": round(seconds, 3)}, indent=1)
-    what = options.path if options.command == "validate" else options.root
+    what = options.path if options.command == "validate" else options.run if options.command == "verify-run" else options.root
     # What follows a "?" of a URL may be a signature, which opens the file to whoever reads it.
     title = f"{options.command} {what.partition('?')[0] if '://' in what else what}"
     return _exit_code(verdict), "\n".join(line.text for line in report(verdict, title=title, seconds=seconds))

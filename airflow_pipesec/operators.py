@@ -5,6 +5,7 @@ from airflow_pipesec.guards.base import GuardOperator
 from airflow_pipesec.guards.encryption import DecryptArtifactOperator, EncryptArtifactOperator, EncryptionAtRestOperator
 from airflow_pipesec.guards.integrity import HashManifestOperator, HashVerificationOperator
 from airflow_pipesec.guards.quality import DataValidationOperator
+from airflow_pipesec.guards.release import ReleaseGateOperator
 
 __all__ = [
     "DataValidationOperator",
@@ -15,4 +16,5 @@ __all__ = [
     "HashManifestOperator",
     "HashVerificationOperator",
     "RBACAssertionOperator",
+    "ReleaseGateOperator",
 ]

@@ -9,12 +9,42 @@ from airflow_pipesec import __version__
 __all__ = ["get_provider_info"]
 
 
+def _option(description: str, example: str, *, sensitive: bool = False) -> dict[str, Any]:
+    # What is sensitive can be the answer of a command (…_CMD) or of a secrets backend (…_SECRET), and is not shown.
+    option = {"description": description, "version_added": "0.1.0", "type": "string", "example": example, "default": None}
+    return option | ({"sensitive": True} if sensitive else {})
+
+
+_OPTIONS = {
+    "signing_key": _option(
+        "Reference to the private key that signs evidence and manifests: file:PATH, env:NAME, connection:ID, variable:NAME or\n"
+        "awskms:KEY. Never the key itself. The value dangerously-unsigned goes without, and no release gate accepts that.\n",
+        "file:/etc/pipesec/signing.pem",
+        sensitive=True,
+    ),
+    "trusted_keys": _option(
+        "File with the public keys that gates and verifications believe, as `pipesec keygen --signing` prints them.\n",
+        "/etc/pipesec/trusted-keys.yaml",
+    ),
+    "evidence_url": _option(
+        "Where evidence goes: a folder or a URL that every worker reaches. A folder of AIRFLOW_HOME unless given.\n",
+        "s3://evidence/pipesec",
+    ),
+}
+
+
 def get_provider_info() -> dict[str, Any]:
-    """Return the provider metadata: name, version and ``@task.guard``."""
+    """Return the provider metadata: name, version, configuration and ``@task.guard``."""
     return {
         "package-name": "airflow-pipesec",
         "name": "Pipesec",
         "description": "Security guards for every stage of an ML pipeline.",
         "versions": [__version__],
+        "config": {
+            "pipesec": {
+                "description": "Security guards: what signs, whom a gate believes, where evidence goes.",
+                "options": _OPTIONS,
+            }
+        },
         "task-decorators": [{"name": "guard", "class-name": "airflow_pipesec.decorators.guard_task"}],
     }

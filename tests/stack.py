@@ -1,4 +1,7 @@
-"""A real Airflow for demonstrations and tests: API server, scheduler and DAG processor on loopback, and gone afterwards."""
+"""A real Airflow for demonstrations and tests: API server, scheduler and DAG processor on loopback, and gone afterwards.
+
+It has a key of its own that signs evidence, and trusts it.
+"""
 
 from __future__ import annotations
 
@@ -14,11 +17,14 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import httpx
+
+from airflow_pipesec.signing import entry_of, new_private_key
 
 Say = Callable[[str], None]
 BIN = Path(sys.executable).parent
@@ -93,6 +99,9 @@ class Stack:
             "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(passwords),
             "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": ",".join(f"{name}:{role}" for name, role in self.users.items()),
             "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home}/airflow.db",
+            "AIRFLOW__PIPESEC__EVIDENCE_URL": str(home / "evidence"),
+            "AIRFLOW__PIPESEC__SIGNING_KEY": f"file:{home}/signing.pem",
+            "AIRFLOW__PIPESEC__TRUSTED_KEYS": str(home / "trusted-keys.yaml"),
             "AIRFLOW__WORKERS__EXECUTION_API_TIMEOUT": "30",
             "PIPESEC_EXAMPLE_DATA": str(home / "data"),
             "PYTHONUNBUFFERED": "1",
@@ -120,6 +129,9 @@ class Stack:
         passwords = Path(self.environment["AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE"])
         passwords.touch(mode=0o600)
         passwords.write_text(json.dumps(self.passwords))
+        signer = new_private_key(self.home / "signing.pem")
+        entry = entry_of(signer.public_key, name="this Airflow", valid_from=datetime.now(UTC) - timedelta(minutes=1))
+        (self.home / "trusted-keys.yaml").write_text(entry)
         self.say("creating the database")
         self._launch("migrate", "db", "migrate")
         if self.processes.pop("migrate").wait(timeout=180) != 0:
@@ -210,6 +222,12 @@ class Stack:
         body = {"logical_date": None, "conf": conf}
         answer = httpx.post(f"{self.url}/api/v2/dags/{dag_id}/dagRuns", json=body, headers=headers, timeout=30)
         return str(answer.raise_for_status().json()["dag_run_id"])
+
+    def mark(self, dag_id: str, run_id: str, task_id: str, state: str, *, user: str = USER) -> None:
+        """Set the state of a task instance by hand, as a user."""
+        headers = {"Authorization": f"Bearer {self.token(user)}"}
+        path = f"{self.url}/api/v2/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}"
+        httpx.patch(path, json={"new_state": state}, headers=headers, timeout=30).raise_for_status()
 
     def run_of(self, dag_id: str, run_id: str) -> dict[str, Any]:
         """Return a run as the REST API shows it."""

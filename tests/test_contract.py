@@ -27,8 +27,8 @@ GUARDS = [
     for name in module.__all__
     if (value := getattr(module, name)) and name[:5] != "Guard"
 ]
-# Writing a manifest, encrypting and decrypting are acts, not states to wait for.
-WITHOUT_SENSOR = {"DecryptArtifactOperator", "EncryptArtifactOperator", "HashManifestOperator"}
+# Writing a manifest, encrypting and decrypting are acts, not states to wait for; and a gate decides once.
+WITHOUT_SENSOR = {"DecryptArtifactOperator", "EncryptArtifactOperator", "HashManifestOperator", "ReleaseGateOperator"}
 
 
 def test_there_are_controls_and_guards() -> None:

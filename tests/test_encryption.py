@@ -27,7 +27,7 @@ from airflow_pipesec.errors import AccessDenied, ConfigurationError, ObjectMissi
 from airflow_pipesec.findings import Finding, Status
 from airflow_pipesec.operators import DecryptArtifactOperator, EncryptArtifactOperator, EncryptionAtRestOperator
 from airflow_pipesec.storage import LocalStore, Source, open_store
-from tests.conftest import RunTask
+from tests.runner import RunTask
 
 US = new_identity()
 FILES = {"a.csv": b"1,2\n" * 9000, "deep/empty": b"", "deep/b.bin": bytes(70_000)}

@@ -14,7 +14,7 @@ from airflow.sdk.bases.operator import BaseOperator
 
 from airflow_pipesec.findings import Control, Finding, Severity, Status, Subject
 from airflow_pipesec.guards.base import Guard, GuardOperator, GuardSensor
-from tests.conftest import RunTask
+from tests.runner import RunTask
 
 CONTROL = Control("is-good", "It is good", Severity.HIGH, remedy="Make it good.")
 GOOD = Finding(CONTROL, Subject("thing"), Status.PASS, "is good")
@@ -187,7 +187,7 @@ def test_a_sensor_whose_checks_all_raised_still_says_so_on_time_out(run_task: Ru
     sensor = SaysSensor(task_id="s", says=RuntimeError("x"), timeout=60, silent_fail=True)
     ran = run_task(sensor, first_poke=long_ago(), retries_left=False)
     assert ran.state == "failed"
-    assert "no check came to its end" in str(ran.error)
+    assert "the last check did not come to its end" in str(ran.error)
 
 
 def test_a_sensor_with_soft_fail_is_skipped(run_task: RunTask) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from airflow_pipesec.operators import DataValidationOperator
 from airflow_pipesec.sensors import DataValidationSensor
-from tests.conftest import Ran, RunTask
+from tests.runner import Ran, RunTask
 
 CANARY = "hunter2-4711"
 POSITIVE = {"type": "expect_column_values_to_be_between", "kwargs": {"column": "a", "min_value": 0}}

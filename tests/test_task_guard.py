@@ -12,7 +12,7 @@ from airflow.sdk import DAG, task
 from airflow.sdk.exceptions import AirflowSkipException
 
 from airflow_pipesec.findings import Control, Finding, Severity, Status, Subject
-from tests.conftest import RunTask
+from tests.runner import RunTask
 
 FRESH = Control("data-fresh", "The data is of today", Severity.HIGH, remedy="Run the collector again.")
 

@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from datetime import datetime
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Collection, Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from airflow_pipesec.errors import ConfigurationError
 from airflow_pipesec.findings import Finding, printable
-from airflow_pipesec.guards.base import Guard, GuardOperator, GuardSensor, get_connection
+from airflow_pipesec.guards.airflow_api import AirflowAPI, is_local_test, sensible
+from airflow_pipesec.guards.base import Guard, GuardOperator, GuardSensor
 
 if TYPE_CHECKING:
-    import httpx
     from airflow.sdk import Context
 
     from airflow_pipesec.checks.access import Answer, Asked, Touch
 
 __all__ = ["RBACAssertion", "RBACAssertionOperator", "RBACAssertionSensor"]
 
-T = TypeVar("T")
-SECONDS = 30.0
 # What Flask-AppBuilder calls the methods, and the things of a DAG; from the FAB provider's own tables.
 _FAB_ACTIONS = {"GET": "can_read", "POST": "can_create", "PUT": "can_edit", "DELETE": "can_delete"}
 _FAB_RESOURCES = {
@@ -38,19 +33,6 @@ _FAB_RESOURCES = {
     "warning": ("DAG Warnings",),
     "xcom": ("XComs",),
 }
-# What sets a run, or tasks of it, going again, or calls them done, by the names of Airflow's audit log.
-_TOUCHES = (
-    "bulk_dag_runs",
-    "clear_dag_run",
-    "clear_dag_run_partitions",
-    "clear_dag_runs",
-    "patch_dag_run",
-    "patch_task_group_instances",
-    "patch_task_instance",
-    "post_clear_task_instances",
-)
-PAGE = 100
-MOST_EVENTS = 10_000
 
 
 class RBACAssertion(Guard):
@@ -112,8 +94,8 @@ class RBACAssertion(Guard):
         dag_run: Any = context["dag_run"]
         kind = str(getattr(dag_run.run_type, "value", dag_run.run_type))
         cleared = int(getattr(dag_run, "clear_number", 0) or 0)
-        run = Run(dag_run.dag_id, kind, dag_run.triggering_user_name, cleared, local=_is_local_test())
-        airflow = _Airflow(self.airflow_conn_id)
+        run = Run(dag_run.dag_id, kind, dag_run.triggering_user_name, cleared, local=is_local_test())
+        airflow = _People(self.airflow_conn_id)
         permission: Any = self.required_permission
         if isinstance(permission, list):  # what a tuple becomes on its way through JSON
             permission = tuple(permission)
@@ -123,7 +105,7 @@ class RBACAssertion(Guard):
             allowed_roles=self.allowed_roles,
             permission=permission,
             allow_scheduled=self.allow_scheduled,
-            apart_from=None if apart is None else _sensible(lambda: airflow.person(apart, run.dag_id, dag_run.run_id)),
+            apart_from=None if apart is None else sensible(lambda: airflow.person(apart, run.dag_id, dag_run.run_id)),
             local_user=self.local_test_user,
         )
 
@@ -132,7 +114,7 @@ class RBACAssertion(Guard):
             return () if run.local else airflow.touched(run.dag_id, dag_run.run_id, dag_run.run_after)
 
         try:
-            yield from assert_access(run, wanted, _sensible(airflow.ask), _sensible(touched))
+            yield from assert_access(run, wanted, sensible(airflow.ask), sensible(touched))
         finally:
             airflow.close()
 
@@ -145,19 +127,8 @@ class RBACAssertionSensor(RBACAssertion, GuardSensor):
     """Wait until the pipeline's person may do what it does. The parameters are those of :class:`RBACAssertion`."""
 
 
-def _is_local_test() -> bool:
-    """Whether this is ``dag.test()``: its supervisor is in the same process. A name would not do, for anybody can have it."""
-    from airflow.sdk.execution_time import task_runner
-
-    return type(getattr(task_runner, "SUPERVISOR_COMMS", None)).__name__ == "InProcessSupervisorComms"
-
-
-class _Airflow:
-    """Airflow's API server, asked as a service account. Nothing of the account shows in what is raised."""
-
-    def __init__(self, conn_id: str) -> None:
-        self.conn_id = conn_id
-        self._client: httpx.Client | None = None
+class _People(AirflowAPI):
+    """Airflow's API server, asked about people."""
 
     def ask(self, asked: Asked) -> Answer:
         from airflow_pipesec.checks.access import Answer, NotAnswered
@@ -212,35 +183,6 @@ class _Airflow:
 
         return Answer(True, roles, dag and all(map(may, _FAB_RESOURCES[entity])))
 
-    def touched(self, dag_id: str, run_id: str, since: datetime) -> list[Touch]:
-        """Return what Airflow's audit log says that people did to a run: to set it going again, or to call its tasks done.
-
-        Not in that log: changes of task states in bulk, which Airflow does not write down, and requests about runs of several
-        DAGs at once, which it shows to nobody.
-        """
-        from airflow_pipesec.checks.access import Touch
-
-        of_this = self._logged({"dag_id": dag_id, "run_id": run_id, "included_events": _TOUCHES})
-        entries = [entry for entry in of_this if entry["run_id"] == run_id]
-        # Of some requests the body says, or leaves open, which runs they are about.
-        loose = self._logged({"dag_id": dag_id, "included_events": _TOUCHES, "after": since.isoformat()})
-        entries += [entry for entry in loose if entry["run_id"] in (None, "~") and _may_name(run_id, str(entry["extra"]))]
-        return [Touch(str(entry["owner"]), str(entry["event"])) for entry in entries if _acts(entry["event"], entry["extra"])]
-
-    def _logged(self, query: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        from airflow_pipesec.checks.access import NotAnswered
-
-        offset, total = 0, 1
-        while offset < total:
-            answer = self._get("/api/v2/eventLogs", query=query | {"offset": offset, "limit": PAGE, "order_by": "id"})
-            if answer is None:
-                raise NotAnswered("the API server has no audit log: use Airflow 3.3 or newer")
-            total, page = answer["total_entries"], answer["event_logs"]
-            if total > MOST_EVENTS or (offset < total and not page):
-                raise NotAnswered("the audit log cannot be read whole: trigger a new run")
-            offset += len(page)  # the server may give fewer than were asked for
-            yield from page
-
     def person(self, reference: str, dag_id: str, run_id: str) -> str:
         """Return the name behind ``user:…``, ``run:…`` or ``approval:…``."""
         from airflow_pipesec.checks.access import Asked, NotAnswered
@@ -269,116 +211,3 @@ class _Airflow:
         if not name:
             raise NotAnswered(f"nobody is known to have triggered or approved {printable(rest)}")
         return str(name)
-
-    def _get(self, path: str, *, query: dict[str, Any] | None = None) -> Any:
-        """Return the JSON object of a GET, None where there is none. Raises ``NotAnswered`` for all else that is no answer."""
-        import httpx
-
-        from airflow_pipesec.checks.access import NotAnswered
-
-        try:
-            answer = self._signed_in().get(path, params=query)
-            # For a path that it does not know, the API server gives the page of its UI.
-            page = answer.status_code == 200 and "json" not in answer.headers.get("content-type", "")
-            if answer.status_code == 404 or page:
-                return None
-            who = f"the service account of connection {self.conn_id}"
-            if answer.status_code == 401:
-                raise NotAnswered(f"the token of {who} was not accepted (HTTP 401): it has expired; run the guard again")
-            if answer.status_code == 403:
-                raise NotAnswered(f"{who} may not ask (HTTP 403): permit it to read {_what_is_behind(path)}")
-            if answer.status_code != 200:
-                raise NotAnswered(f"the API server answered HTTP {answer.status_code}: look at its log")
-            document = answer.json()
-            if not isinstance(document, dict):
-                raise TypeError(type(document).__name__)
-            return document
-        except (httpx.HTTPError, ValueError) as error:
-            raise NotAnswered(_unreachable(self.conn_id, error)) from None
-
-    def _signed_in(self) -> httpx.Client:
-        import httpx
-        from airflow.sdk.log import mask_secret
-
-        from airflow_pipesec.checks.access import NotAnswered
-
-        if self._client is None:
-            connection = get_connection(self.conn_id, "airflow_conn_id")
-            scheme = connection.schema if connection.schema in ("http", "https") else "https"
-            if not connection.host or not connection.login or not connection.password:
-                raise ConfigurationError(f"connection {self.conn_id} lacks a host, a login or a password. Give all three.")
-            # Some write the scheme or the port into the host, as Airflow's HTTP connections let them.
-            written, _, host = connection.host.rstrip("/").rpartition("://")
-            scheme = written if written in ("http", "https") else scheme
-            port = f":{connection.port}" if connection.port and not re.search(r":\d+$", host) else ""
-            try:
-                client = httpx.Client(base_url=f"{scheme}://{host}{port}", timeout=SECONDS, follow_redirects=False)
-            except httpx.InvalidURL:
-                raise ConfigurationError(f"connection {self.conn_id} makes no URL. Give host, port and schema.") from None
-            body = {"username": connection.login, "password": connection.password}
-            try:
-                answer = client.post("/auth/token", json=body)
-                token = answer.json().get("access_token") if answer.status_code in (200, 201) else None
-            except (httpx.HTTPError, ValueError) as error:
-                client.close()
-                raise NotAnswered(_unreachable(self.conn_id, error)) from None
-            if not token:
-                client.close()
-                raise NotAnswered(
-                    f"the service account of connection {self.conn_id} was not let in (HTTP {answer.status_code}): "
-                    "check its login and password"
-                )
-            mask_secret(token)
-            client.headers["Authorization"] = f"Bearer {token}"
-            self._client = client
-        return self._client
-
-    def close(self) -> None:
-        if self._client is not None:
-            self._client.close()
-
-
-def _sensible(asking: Callable[..., T]) -> Callable[..., T]:
-    """Make a question whose answer is of another form than Airflow gives raise ``NotAnswered``."""
-    from airflow_pipesec.checks.access import NotAnswered
-
-    def ask(*arguments: Any) -> T:
-        try:
-            return asking(*arguments)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            kind = type(error).__name__
-            raise NotAnswered(
-                f"the API server gave an answer that makes no sense ({kind}): look at what the connection leads to"
-            ) from None
-
-    return ask
-
-
-def _unreachable(conn_id: str, error: Exception) -> str:
-    kind = type(error).__name__
-    return f"the API server could not be asked ({kind}): check host, port and schema of connection {conn_id}, and that it is up"
-
-
-def _what_is_behind(path: str) -> str:
-    if "/fab/" in path:
-        return "users and roles"
-    if path.endswith("/eventLogs"):
-        return "the DAG's audit log"
-    return "the DAG's runs and their human-in-the-loop details" if path.startswith("/api/") else "Airflow's connections"
-
-
-def _acts(event: str, extra: Any) -> bool:
-    """Whether a logged request did something to the run. A dry run does not, nor a note; what is not told may be anything."""
-    try:
-        body = json.loads(extra)
-        if body.get("dry_run") is True:
-            return False
-        noted = event.startswith("patch_") and "note" in body
-        return not (noted and body.get("state") is None and body.get("new_state") is None)
-    except (ValueError, TypeError, AttributeError):
-        return True
-
-
-def _may_name(run_id: str, extra: str) -> bool:
-    """Whether a logged request that is about no run in particular names this one, or none at all."""
-    return run_id in extra or not re.search(r'"(dag_)?runs?(_ids?)?"', extra)

@@ -9,28 +9,38 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping
 from contextlib import closing, nullcontext
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol, cast
 
 from airflow.sdk import BaseOperator, BaseSensorOperator
 from airflow.sdk.bases.operator import BaseOperatorMeta
 from airflow.sdk.bases.skipmixin import SkipMixin
-from airflow.sdk.exceptions import AirflowFailException, AirflowSensorTimeout, AirflowSkipException
+from airflow.sdk.exceptions import (
+    AirflowFailException,
+    AirflowRescheduleException,
+    AirflowSensorTimeout,
+    AirflowSkipException,
+    TaskDeferred,
+)
 
-from airflow_pipesec.errors import ConfigurationError, StorageError, place_of
-from airflow_pipesec.findings import Finding, amount, printable
+from airflow_pipesec.errors import ConfigurationError, PipesecError, StorageError, place_of
+from airflow_pipesec.findings import Finding, Status, amount, printable
 from airflow_pipesec.policy import Judged, Outcome, Policy, Verdict, report
 
 if TYPE_CHECKING:
     from airflow.sdk import Connection, Context
 
+    from airflow_pipesec.guards.evidence import Notary
     from airflow_pipesec.storage import Store
+    from airflow_pipesec.verified import Handle
 
 __all__ = ["Guard", "GuardOperator", "GuardSensor", "OnFailure", "get_connection", "open_location", "withheld"]
 
 OnFailure = Literal["fail", "warn", "skip_downstream"]
 ON_FAILURE: tuple[OnFailure, ...] = ("fail", "warn", "skip_downstream")
 SUMMARY_KEY = "return_value"
+HANDLE_KEY = "handle"
 LINES_IN_MESSAGE = 5
 REMEMBERED = 1000
 
@@ -41,6 +51,18 @@ class _Task(Protocol):
     task_id: str
     do_xcom_push: bool
     log: Any
+
+
+@dataclass(slots=True)
+class Conclusion:
+    """What one examination came to, what it was judged by, who can attest it, and the attestation's SHA-256 once there is one."""
+
+    verdict: Verdict
+    policy: Policy
+    notary: Notary | None
+    started: datetime
+    seconds: float
+    attestation: str | None = None
 
 
 class Guard(metaclass=BaseOperatorMeta):
@@ -56,7 +78,10 @@ class Guard(metaclass=BaseOperatorMeta):
         with trigger rule ``always`` and mapped tasks whose number is not known yet; in a mapped guard that instance is skipped
         instead.
 
-    The task's XCom is a small summary, pushed for a pass and for a failure: outcome, counts, control ids and seconds, no data.
+    What it concludes is attested, signed, in the evidence store, see :mod:`airflow_pipesec.evidence`. The task's XCom is a small
+    summary, pushed for a pass and for a failure: outcome, counts, control ids, seconds and the attestation's digest, no data. A
+    guard that verified a file or a tree pushes a handle of it as well, under the key ``handle``, when it passed: with it
+    :mod:`airflow_pipesec.consume` gives out just the bytes that were verified.
     """
 
     template_fields: Collection[str] = ("policy", "on_failure")
@@ -69,20 +94,31 @@ class Guard(metaclass=BaseOperatorMeta):
 
     policy: str | Mapping[str, Any] | None
     on_failure: str
+    _conclusion: Conclusion
 
     def findings(self, context: Context) -> Iterable[Finding]:
         """Yield what the check observes. Every guard defines this; it runs once per try, or once per poke of a sensor."""
         raise NotImplementedError(f"{type(self).__name__} does not define findings(context)")
 
     def _examine(self, context: Context) -> Verdict:
-        """Run the check once, judge, push the summary and log the report. Exceptions are logged as what was seen, and go on."""
+        """Run the check once, judge, attest what is final, push the summary and log the report.
+
+        What was seen before an exception is attested and logged as well, and the exception goes on. A verdict that passes and
+        cannot be attested raises: it would be one that nobody could prove.
+        """
+        from airflow_pipesec.guards.evidence import Notary
+
         task = cast("_Task", self)
-        started = time.monotonic()
+        began, started = time.monotonic(), datetime.now(UTC)
         seen: list[Finding] = []
         broke_off = "with an exception"
+        notary: Notary | None = None
+        policy = Policy()
         try:
+            notary = Notary(context)
             _known(self.on_failure)
             policy = Policy.load(self.policy)
+            self._check_policy(policy)
             found = _kept(_findings_only(self.findings(context), task.task_id), seen)
             verdict = policy.judge(found, today=datetime.now(UTC).date())
             broke_off = ""
@@ -92,19 +128,82 @@ class Guard(metaclass=BaseOperatorMeta):
         finally:
             if broke_off:
                 judged = tuple(Judged(finding, blocks=False) for finding in seen)
-                broken = Verdict(Outcome.ERROR, judged, f"the check broke off {broke_off}")
-                self._publish(context, broken, time.monotonic() - started)
-        self._publish(context, verdict, time.monotonic() - started)
+                verdict = Verdict(Outcome.ERROR, judged, f"the check broke off {broke_off}")
+                self._conclusion = Conclusion(verdict, policy, notary, started, time.monotonic() - began)
+                self._publish(context)
+        self._conclusion = Conclusion(verdict, policy, notary, started, time.monotonic() - began)
+        self._publish(context)
         return verdict
 
-    def _publish(self, context: Context, verdict: Verdict, seconds: float) -> None:
-        task = cast("_Task", self)
-        lines = list(report(verdict, title=task.task_id, seconds=seconds))  # before anything is told, for this may raise
-        if task.do_xcom_push:
-            summary = verdict.summary() | {"seconds": round(seconds, 3)}
-            context["ti"].xcom_push(key=SUMMARY_KEY, value=summary)
+    def _check_policy(self, policy: Policy) -> None:
+        """Raise :class:`ConfigurationError` for a policy that this guard does not accept."""
+
+    def _is_final(self, verdict: Verdict) -> bool:
+        """Whether the verdict is the guard's last word in this try, and not one of a poke that others follow."""
+        return True
+
+    def _publish(self, context: Context) -> None:
+        """Attest a verdict that is final, push the summary and log the report."""
+        task, concluded = cast("_Task", self), self._conclusion
+        verdict = concluded.verdict
+        # Before anything is told, for this may raise.
+        lines = list(report(verdict, title=task.task_id, seconds=concluded.seconds))
+        if self._is_final(verdict):
+            self._attest(context)
+        self._push(context)
         for line in lines:
             (self._alarm(task.log) if line.alarming else task.log.info)("%s", line.text)
+
+    def _attest(self, context: Context) -> None:
+        """Write the evidence. What can't be attested raises when it passes, and otherwise is said beside what it failed of."""
+        task, concluded = cast("_Task", self), self._conclusion
+        try:
+            if concluded.notary is None:  # what broke off before there was one has said why
+                return
+            concluded.attestation = concluded.notary.attest(
+                context, self, concluded.verdict, concluded.policy, concluded.started, datetime.now(UTC)
+            )
+            self._attested(context)
+        except Exception as error:
+            if concluded.verdict.passed and isinstance(error, ConfigurationError):
+                raise AirflowFailException(f"Guard {task.task_id} passed, and left no evidence of it: {error}") from None
+            if concluded.verdict.passed:
+                raise
+            why = str(error) if isinstance(error, PipesecError) else place_of(error)
+            self._alarm(task.log)("Guard %s left no evidence: %s", task.task_id, why)
+
+    def _attested(self, context: Context) -> None:
+        """Do what a guard does when its attestation is written: hand on what passed."""
+        verdict = self._conclusion.verdict
+        if verdict.passed and (handle := self._handle(verdict)) is not None:
+            context["ti"].xcom_push(key=HANDLE_KEY, value=handle.to_xcom())
+
+    def _handle(self, verdict: Verdict) -> Handle | None:
+        """Return the handle of what this guard found good, for the tasks that read it; None where that is no file or tree."""
+        return None
+
+    def _handle_of(self, verdict: Verdict, control: str, root: str, manifest: str | None = None) -> Handle | None:
+        """Make a handle of the digest that a control was found to hold for."""
+        from airflow_pipesec.verified import Handle
+
+        for item in verdict.judged:
+            finding, subject = item.finding, item.finding.subject
+            if finding.control.id != control or finding.status is not Status.PASS or subject.digest is None:
+                continue
+            of_tree = subject.digest.startswith("tree:")
+            # What follows a "?" of a URL may be a signature, which opens the file to whoever reads the XCom.
+            if (of_tree and manifest is None) or ("://" in root and "?" in root):
+                return None
+            return Handle(root, subject.digest, manifest if of_tree else None, subject.version)
+        return None
+
+    def _push(self, context: Context) -> None:
+        concluded = self._conclusion
+        if cast("_Task", self).do_xcom_push:
+            summary = concluded.verdict.summary() | {"seconds": round(concluded.seconds, 3)}
+            if concluded.attestation is not None:
+                summary["attestation"] = f"sha256:{concluded.attestation}"
+            context["ti"].xcom_push(key=SUMMARY_KEY, value=summary)
 
     def _alarm(self, log: Any) -> Callable[..., None]:
         """The logger's method for what does not satisfy the policy."""
@@ -183,15 +282,18 @@ class GuardSensor(Guard, BaseSensorOperator, SkipMixin):
         """A warning: what is not there yet may still come."""
         return cast("Callable[..., None]", log.warning)
 
+    def _is_final(self, verdict: Verdict) -> bool:
+        """What passes ends the waiting."""
+        return verdict.passed
+
     def poke(self, context: Context) -> bool:
         """Check once; true when the verdict is PASSED."""
-        self._last = self._examine(context)
-        return self._last.passed
+        return self._examine(context).passed
 
     def execute(self, context: Context) -> None:
         """Wait for a verdict of PASSED; on time-out act as ``on_failure`` says, naming the last findings."""
         try:
-            super().execute(context)
+            self._wait(context)
         except AirflowSkipException as error:
             # soft_fail and never_fail are for what did not come in time; what can't work as it is written is no reason to skip.
             if isinstance(error.__cause__, AirflowFailException):
@@ -199,10 +301,22 @@ class GuardSensor(Guard, BaseSensorOperator, SkipMixin):
             raise
         except AirflowSensorTimeout as error:
             # With silent_fail the base class lets every poke raise, and there may be no findings at all.
-            last: Verdict | None = getattr(self, "_last", None)
-            seen = _message(last) if last is not None else "no check came to its end."
+            last = self._conclusion.verdict
+            seen = _message(last) if last.outcome is not Outcome.ERROR else "the last check did not come to its end."
             message = f"{seen} {error}"
             self._conclude(context, message, AirflowSensorTimeout)
+
+    def _wait(self, context: Context) -> None:
+        """Poke until a verdict passes. What ends the waiting otherwise, and is not the end of one poke only, is attested."""
+        try:
+            super().execute(context)
+        except (AirflowRescheduleException, TaskDeferred):
+            raise
+        except BaseException:
+            if hasattr(self, "_conclusion") and not self._conclusion.verdict.passed:
+                self._attest(context)
+                self._push(context)
+            raise
 
 
 def _known(on_failure: str) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_pipesec.errors import ConfigurationError
 from airflow_pipesec.findings import Finding
-from airflow_pipesec.guards.base import Guard, GuardOperator, GuardSensor, get_connection, open_location
+from airflow_pipesec.guards.base import Guard, GuardOperator, GuardSensor, open_location
 from airflow_pipesec.guards.integrity import log_progress
 
 if TYPE_CHECKING:
@@ -193,17 +193,7 @@ class DecryptArtifactOperator(GuardOperator):
 
 def airflow_identities(reference: str) -> list[Identity]:
     """Return the identities behind a reference, Airflow's connections and variables among the places they come from."""
+    from airflow_pipesec.guards.trust import secret_sources
     from airflow_pipesec.keys import identities_from
 
-    def of_connection(conn_id: str) -> str:
-        password = get_connection(conn_id, "identity").password
-        if not password:
-            raise ConfigurationError(f"connection {conn_id} has no password. Put the text of the key file there.")
-        return password
-
-    def of_variable(name: str) -> str:
-        from airflow.sdk import Variable
-
-        return str(Variable.get(name))
-
-    return identities_from(reference, {"connection": of_connection, "variable": of_variable})
+    return identities_from(reference, secret_sources("identity"))

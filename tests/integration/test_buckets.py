@@ -26,7 +26,7 @@ from airflow_pipesec.operators import EncryptionAtRestOperator
 from airflow_pipesec.sensors import EncryptionAtRestSensor
 from airflow_pipesec.storage import LocalStore, open_store
 from airflow_pipesec.storage_remote import S3Store
-from tests.conftest import RunTask
+from tests.runner import RunTask
 from tests.servers import S3Server
 
 KEYS = {"aws_access_key_id": "test", "aws_secret_access_key": "test", "region_name": "us-east-1"}

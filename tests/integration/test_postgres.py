@@ -10,7 +10,7 @@ import psycopg2
 import pytest
 
 from airflow_pipesec.operators import DataValidationOperator
-from tests.conftest import RunTask
+from tests.runner import RunTask
 
 CANARY = "hunter2-4711"
 

@@ -16,7 +16,8 @@ import pytest
 
 from airflow_pipesec.operators import RBACAssertionOperator
 from airflow_pipesec.sensors import RBACAssertionSensor
-from tests.conftest import PROJECT, Ran, RunTask
+from tests.conftest import PROJECT
+from tests.runner import Ran, RunTask
 from tests.stack import Stack
 
 SERVICE = "service"
@@ -331,15 +332,21 @@ def test_an_approval_of_another_form_makes_no_sense_and_is_no_pass(run_task: Run
     assert "makes no sense" in str(ran.error)
 
 
+WHEN = {"task_id": None, "when": "2026-11-25T00:00:00Z"}
+
+
 @pytest.mark.parametrize(
     ("entry", "passes"),
     [
         ({}, True),
         ({"owner": "olga"}, True),
         ({"owner": "uma"}, False),
-        ({"owner": "uma", "run_id": "other_run"}, True),
+        ({"owner": "uma", "run_id": "other_run", "extra": '{"method": "PATCH", "new_state": "success"}'}, True),
+        ({"owner": "uma", "run_id": "other_run", "extra": '{"new_state": "success", "include_past": true}'}, False),
+        ({"owner": "uma", "run_id": "other_run", "extra": '{"dag_run_id": "test_run", "task_ids": ["g"]}'}, False),
+        ({"owner": "uma", "run_id": "other_run"}, False),
         ({"owner": "uma", "run_id": None}, False),
-        ({"owner": "uma", "event": "patch_dag_run", "extra": '{"note": "x"}'}, True),
+        ({"owner": "uma", "event": "patch_dag_run", "extra": '{"note": "x"}'}, False),
         ({"owner": "uma", "event": "patch_dag_run", "extra": '{"note": "x", "state": "queued"}'}, False),
         ({"owner": "uma", "event": "patch_task_instance", "extra": "not json"}, False),
         ({"owner": "uma", "event": "patch_task_instance", "extra": '{"method": "PATCH"}'}, False),
@@ -351,7 +358,7 @@ def test_an_approval_of_another_form_makes_no_sense_and_is_no_pass(run_task: Run
 def test_a_run_that_somebody_else_touched_is_not_the_persons_own(
     run_task: RunTask, monkeypatch: pytest.MonkeyPatch, entry: dict[str, Any], passes: bool
 ) -> None:
-    whole = {"owner": "olga", "event": "post_clear_task_instances", "run_id": "test_run", "extra": "{}"} | entry
+    whole = {"owner": "olga", "event": "post_clear_task_instances", "run_id": "test_run", "extra": "{}"} | WHEN | entry
     log = json.dumps({"total_entries": 1, "event_logs": [whole]}) if entry else UNTOUCHED[2]
     known = '{"manager": "X", "supported": true, "known": true, "roles": ["op"]}'
     answers = {
@@ -368,7 +375,7 @@ def test_a_run_that_somebody_else_touched_is_not_the_persons_own(
 
 def test_every_page_of_the_audit_log_is_read_however_short(run_task: RunTask, monkeypatch: pytest.MonkeyPatch) -> None:
     def page(*owners: str) -> tuple[int, str, str]:
-        entries = [{"owner": owner, "event": "clear_dag_run", "run_id": "test_run", "extra": "{}"} for owner in owners]
+        entries = [{"owner": owner, "event": "clear_dag_run", "run_id": "test_run", "extra": "{}"} | WHEN for owner in owners]
         return 200, "application/json", json.dumps({"total_entries": 41, "event_logs": entries})
 
     answers = {

@@ -23,7 +23,7 @@ from airflow_pipesec.manifest import Manifest
 from airflow_pipesec.operators import DataValidationOperator, HashManifestOperator, HashVerificationOperator
 from airflow_pipesec.sensors import HashVerificationSensor
 from airflow_pipesec.storage import LocalStore, open_store
-from tests.conftest import RunTask
+from tests.runner import RunTask
 from tests.servers import S3Server, moto_server
 
 

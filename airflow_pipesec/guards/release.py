@@ -1,0 +1,212 @@
+"""The release gate: nothing ships unless the run's evidence proves that every guard before it passed."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from airflow_pipesec import __version__
+from airflow_pipesec.errors import ConfigurationError
+from airflow_pipesec.findings import Finding, Status, Subject, printable
+from airflow_pipesec.guards.base import GuardOperator, open_location
+from airflow_pipesec.guards.integrity import log_progress
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+    from airflow_pipesec.checks.release import Known
+    from airflow_pipesec.evidence import Witness
+    from airflow_pipesec.guards.airflow_api import Act
+    from airflow_pipesec.manifest import Manifest
+    from airflow_pipesec.policy import Policy
+
+__all__ = ["ReleaseGateOperator"]
+
+WAIVABLE = "guard-passed"
+MOST_ACTS = 3
+
+
+class ReleaseGateOperator(GuardOperator):
+    """Stop the deployment unless signed evidence proves that every guard upstream passed, in this run, over this artifact.
+
+    States are not believed: anybody who may edit a task instance can call a failed guard a success. The gate reads what the
+    guards signed (:mod:`airflow_pipesec.evidence`) and recomputes everything: each guard of the DAG that lies upstream has
+    evidence of this run, of its latest try, under the DAG version that runs, signed by a key that the configuration trusts and
+    that was valid then, linked to the evidence of the guards before it, and says PASSED; and the artifact is among what they
+    examined, by digest. Its own attestation is one like theirs, and beside it lies a SLSA Verification Summary of the artifact
+    for who deploys.
+
+    :param artifact: what is about to ship: a file, a folder or a URL. (templated)
+    :param vsa: where else to write the verification summary, such as beside the artifact. (templated)
+    :param may_be_skipped: ids of guards that need no evidence when Airflow shows them as skipped, as those on the branch that was
+        not taken. A guard named here can be skipped by hand as well, by whoever may.
+    :param airflow_conn_id: connection of a service account, as for
+        :class:`~airflow_pipesec.guards.access.RBACAssertionOperator`: Airflow is asked for the latest try of each guard, and what
+        its audit log tells of who touched it. None does without: a guard that was cleared and then marked by hand before it ran
+        again goes unnoticed, its earlier evidence stands. A local ``dag.test()`` has nobody to ask. (templated)
+    :param workers: how many files to read at once; the storage decides unless given.
+    :param aws_conn_id: Airflow connection for ``s3://``; boto3's own credential chain without one. (templated)
+
+    ``policy`` may waive a guard that did not pass (control ``guard-passed``, subject ``guard TASK_ID``), and nothing else:
+    evidence that is missing, forged or not linked has no waiver. ``on_failure`` is ``"fail"`` or ``"skip_downstream"``.
+    """
+
+    template_fields: Collection[str] = ("artifact", "vsa", "airflow_conn_id", "aws_conn_id", *GuardOperator.template_fields)
+
+    def __init__(
+        self,
+        *,
+        artifact: str,
+        vsa: str | None = None,
+        may_be_skipped: Sequence[str] = (),
+        airflow_conn_id: str | None = "airflow_api",
+        workers: int | None = None,
+        aws_conn_id: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.artifact = artifact
+        self.vsa = vsa
+        self.may_be_skipped = may_be_skipped
+        self.airflow_conn_id = airflow_conn_id
+        self.workers = workers
+        self.aws_conn_id = aws_conn_id
+
+    def _check_policy(self, policy: Policy) -> None:
+        if self.on_failure == "warn":
+            raise ConfigurationError('on_failure="warn" makes no gate. Use "fail" or "skip_downstream".')
+        for waiver in policy.waivers:
+            if waiver.control != WAIVABLE:
+                raise ConfigurationError(
+                    f"a gate takes no waiver for {printable(waiver.control)}. Waive {WAIVABLE} on a guard, or give that guard "
+                    "the waiver."
+                )
+
+    def findings(self, context: Context) -> Iterable[Finding]:
+        """Read the run's evidence, ask Airflow, hash the artifact, and hold all of it against the DAG."""
+        from airflow_pipesec.checks.integrity import take_stock
+        from airflow_pipesec.checks.release import Release, inputs_of, verify_run
+        from airflow_pipesec.guards.evidence import edges_above, expected_above
+        from airflow_pipesec.guards.trust import configured_signer, configured_trusted_keys, run_evidence
+
+        skippable = self.may_be_skipped
+        if not isinstance(skippable, Collection) or isinstance(skippable, str):
+            raise ConfigurationError("may_be_skipped= is not a list of task ids. Give a list, also for one.")
+        trusted = configured_trusted_keys()
+        if trusted is None:
+            raise ConfigurationError(
+                "[pipesec] trusted_keys is not set, so no evidence could be believed. Put what `pipesec keygen --signing` "
+                "printed into a file, and set AIRFLOW__PIPESEC__TRUSTED_KEYS to its path."
+            )
+        if configured_signer() is None:
+            raise ConfigurationError("a gate does not work unsigned. Set [pipesec] signing_key to a key.")
+        ti: Any = context["ti"]
+        dag_id, run_id = ti.dag_id, ti.run_id
+        guards = expected_above(context)
+        if unknown := sorted(set(skippable) - guards.keys()):
+            raise ConfigurationError(
+                f"may_be_skipped= names {printable(', '.join(unknown))}, which is no guard upstream of the gate."
+            )
+        known = None
+        if problem := self._unasked():
+            yield problem
+        else:
+            told = self._ask(context, list(guards))
+            if isinstance(told, Finding):
+                yield told
+                return
+            known = told
+            guards = {name: {index for task, index in known if task == name} or (-1,) for name in guards}
+        manifest, problems = take_stock(
+            open_location(self.artifact, self.aws_conn_id), workers=self.workers, progress=log_progress(self.log)
+        )
+        yield from problems
+        self._shipped: Manifest | None = manifest
+        evidence = run_evidence(dag_id, run_id).load(dag_id, run_id, trusted)
+        version = getattr(ti, "dag_version_id", None)
+        release = Release(
+            guards=guards,
+            edges=edges_above(context),
+            known=known,
+            may_be_skipped=skippable,
+            dag_version=None if version is None else str(version),
+            artifacts={} if manifest is None else {self.artifact: manifest.digest},
+        )
+        self._inputs: list[Witness] = inputs_of(evidence, release)
+        yield from verify_run(evidence, release, now=datetime.now(UTC))
+
+    def _unasked(self) -> Finding | None:
+        from airflow_pipesec.checks.release import AIRFLOW_TELLS
+        from airflow_pipesec.guards.airflow_api import is_local_test
+
+        if is_local_test():
+            text = "is not asked: a local test (dag.test()) is on no API server"
+        elif self.airflow_conn_id is None:
+            text = "is not asked, as airflow_conn_id=None says: which try is the latest is told by the evidence alone"
+        else:
+            return None
+        return Finding(AIRFLOW_TELLS, Subject("Airflow"), Status.SKIP, text)
+
+    def _ask(self, context: Context, guards: list[str]) -> dict[tuple[str, int], Known] | Finding:
+        """Return what Airflow shows of the guards' instances, or the finding that it could not be asked."""
+        from airflow_pipesec.checks.access import NotAnswered
+        from airflow_pipesec.checks.release import AIRFLOW_TELLS, Known
+        from airflow_pipesec.guards.airflow_api import AirflowAPI
+
+        run: Any = context["dag_run"]
+        api = AirflowAPI(str(self.airflow_conn_id))
+        try:
+            acts = api.acts(run.dag_id, run.run_id, run.run_after)
+            instances = api.instances(run.dag_id, run.run_id, guards)
+        except NotAnswered as error:
+            return Finding(AIRFLOW_TELLS, Subject("Airflow"), Status.ERROR, str(error))
+        finally:
+            api.close()
+        return {
+            (item.task_id, item.map_index): Known(
+                item.id, item.try_number, item.state, _told([act for act in acts if act.concerns(item.task_id, item.map_index)])
+            )
+            for item in instances
+        }
+
+    def _attested(self, context: Context) -> None:
+        """Write the verification summary of what was hashed, whatever the verdict is."""
+        super()._attested(context)
+        from airflow_pipesec.attestation import digest_set, seal, verification_summary
+
+        manifest, concluded = getattr(self, "_shipped", None), self._conclusion
+        if manifest is None or concluded.notary is None:
+            return
+        notary = concluded.notary
+        summary = verification_summary(
+            resource=self.artifact,
+            digest=digest_set(manifest.digest),
+            passed=concluded.verdict.passed,
+            policy=concluded.policy.document(),
+            policy_uri=self.policy if isinstance(self.policy, str) else "urn:airflow-pipesec:policy",
+            inputs=[(witness.name, witness.sha256) for witness in self._inputs],
+            verified=datetime.now(UTC),
+            version=__version__,
+        )
+        envelope = seal(summary, notary.signer)
+        notary.evidence.write_summary(notary.attempt, envelope)
+        if self.vsa is not None:
+            open_location(self.vsa, self.aws_conn_id).write(envelope)
+
+
+def _told(acts: Sequence[Act]) -> str:
+    """Say who did what to a task instance, the last of it."""
+    if not acts:
+        return "; its audit log tells of nobody who touched it"
+    shown = [
+        f"{printable(act.user)} {_deed(act)} at {act.when.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC" for act in acts[-MOST_ACTS:]
+    ]
+    more = f" and {len(acts) - len(shown)} times before" if len(acts) > len(shown) else ""
+    return f"; its audit log tells: {', '.join(shown)}{more}"
+
+
+def _deed(act: Act) -> str:
+    if act.state:
+        return f"set it to {printable(act.state)} ({printable(act.event)})"
+    return f"asked for {printable(act.event)}"
