@@ -55,6 +55,7 @@ ATTACKS: dict[str, Callable[[Path], str]] = {
     "tampered_data": tampered_data,
     "invalid_rows": invalid_rows,
     "swapped_model": swapped_model,
+    "swap_after_check": swapped_model,  # the same deed, after the guard has looked
     "plaintext_storage": plaintext_storage,
 }
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from airflow.sdk import DAG, Param, chain, task
 from pendulum import datetime
 
+from airflow_pipesec.consume import released, verified_open
 from airflow_pipesec.operators import (
     DataValidationOperator,
     DecryptArtifactOperator,
@@ -17,10 +18,11 @@ from airflow_pipesec.operators import (
     HashManifestOperator,
     HashVerificationOperator,
     RBACAssertionOperator,
+    ReleaseGateOperator,
 )
 from airflow_pipesec.sensors import HashVerificationSensor
 
-# The villain of this demonstration. A DAG of your own has no such import, and its chain() is four lines shorter.
+# The villain of this demonstration. A DAG of your own has no such import, and its chain() is five lines shorter.
 from example_attacks import ATTACKS, attack  # isort: skip
 
 HERE = Path(__file__).parent
@@ -44,13 +46,15 @@ def collect(folder: str) -> str:
     return f"{len(data)} rows"
 
 
+# What a guard verified goes to the next stage as a handle: the stage reads just those bytes, or fails.
 @task
-def preprocess(raw: str, prepared: str) -> str:
+def preprocess(raw: dict[str, str], prepared: str) -> str:
     """Split the raw data into rows to train on and rows to test with."""
     import pandas as pd
     from sklearn.model_selection import train_test_split
 
-    data = pd.read_csv(f"{raw}/measurements.csv")
+    with verified_open(raw, name="measurements.csv") as file:
+        data = pd.read_csv(file)
     train_rows, test_rows = train_test_split(data, test_size=0.25, stratify=data["target"], random_state=0)
     Path(prepared).mkdir(parents=True, exist_ok=True)
     train_rows.to_parquet(f"{prepared}/train.parquet", index=False)
@@ -59,7 +63,7 @@ def preprocess(raw: str, prepared: str) -> str:
 
 
 @task
-def train(prepared: str, model: str) -> str:
+def train(rows_to_train: dict[str, str], model: str) -> str:
     """Fit a logistic regression."""
     import joblib
     import pandas as pd
@@ -67,7 +71,8 @@ def train(prepared: str, model: str) -> str:
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    rows = pd.read_parquet(f"{prepared}/train.parquet")
+    with verified_open(rows_to_train) as file:
+        rows = pd.read_parquet(file)
     classifier = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
     classifier.fit(rows.drop(columns="target"), rows["target"])
     Path(model).mkdir(parents=True, exist_ok=True)
@@ -76,13 +81,16 @@ def train(prepared: str, model: str) -> str:
 
 
 @task
-def evaluate(prepared: str, model: str) -> float:
-    """Measure the model on rows it has not seen. Loading it runs its code, so it is verified before."""
+def evaluate(rows_to_test: dict[str, str], model: dict[str, str]) -> float:
+    """Measure the model on rows it has not seen. Loading it runs its code: only the bytes that were verified are loaded."""
     import joblib
     import pandas as pd
 
-    rows = pd.read_parquet(f"{prepared}/test.parquet")
-    accuracy = float(joblib.load(f"{model}/model.joblib").score(rows.drop(columns="target"), rows["target"]))
+    with verified_open(rows_to_test) as file:
+        rows = pd.read_parquet(file)
+    with verified_open(model, name="model.joblib") as file:
+        classifier = joblib.load(file)
+    accuracy = float(classifier.score(rows.drop(columns="target"), rows["target"]))
     if accuracy < LEAST_ACCURACY:
         raise ValueError(f"accuracy {accuracy:.3f} is below {LEAST_ACCURACY}")
     return accuracy
@@ -90,10 +98,15 @@ def evaluate(prepared: str, model: str) -> float:
 
 @task
 def deploy(model: str, run: str) -> str:
-    """Put the model where it is served from."""
+    """Put the model where it is served from, if the release gate signed that it may."""
     import shutil
 
-    return shutil.copytree(model, f"{run}/deployed", dirs_exist_ok=True)
+    target = Path(run) / "deployed"
+    target.mkdir(exist_ok=True)
+    with released(model, gate="release_gate") as copy:
+        for file in copy.iterdir():
+            shutil.copyfile(file, target / file.name)
+    return str(target)
 
 
 with DAG(
@@ -110,11 +123,14 @@ Five stages, and between them guards: tasks that look at what one stage left bef
 | `tampered_data` | turns a label in the raw data, after it was recorded | `verify_raw` |
 | `invalid_rows` | plants rows with impossible values in the training data | `validate_rows` |
 | `swapped_model` | puts another model in the place of the trained one | `verify_model` |
+| `swap_after_check` | the same, after `verify_model` has looked | the stage that reads it: `evaluate` |
 | `plaintext_storage` | leaves training data in the clear, among the encrypted files | `encrypted_at_rest` |
 
-Triggered by somebody whose role may trigger but not deploy, the run is stopped by `may_deploy`.
+Triggered by somebody whose role may trigger but not deploy, the run is stopped by `may_deploy`. Who may do that may also mark
+the failed guard as a success, in the UI: try it. The run goes on, and `release_gate` stops it: the guard signed that it failed.
 
-It needs a key to encrypt the model for (variable `pipesec_example_recipient`), the key to decrypt it with (the password of
+It needs a key that signs the evidence and the file of keys that are trusted (`[pipesec] signing_key` and `trusted_keys`), a key
+to encrypt the model for (variable `pipesec_example_recipient`), the key to decrypt it with (the password of
 connection `pipesec_example_key`; `pipesec keygen` makes both), and a service account that asks Airflow about people (connection
 `airflow_api`).
 
@@ -137,6 +153,9 @@ guard says what it found and what to do about it.
 ) as dag:
     record_raw = HashManifestOperator(task_id="record_raw", root=RAW, manifest=f"{MANIFESTS}/raw.json")
     verify_raw = HashVerificationOperator(task_id="verify_raw", root=RAW, manifest=f"{MANIFESTS}/raw.json")
+    validate_test = DataValidationOperator(
+        task_id="validate_test", path=f"{PREPARED}/test.parquet", suite=str(HERE / "example_suite.json")
+    )
     validate_rows = DataValidationOperator(
         task_id="validate_rows",
         path=f"{PREPARED}/train.parquet",
@@ -166,24 +185,32 @@ guard says what it found and what to do about it.
         task_id="release_ready", root=RELEASE, manifest=f"{MANIFESTS}/model.json", poke_interval=10, timeout=300
     )
 
+    # Nothing ships unless the evidence of every guard above is there, signed, linked and good; whatever their states say.
+    release_gate = ReleaseGateOperator(task_id="release_gate", artifact=RELEASE, vsa=f"{RUN}/release.vsa.json")
+
+    prepared = preprocess(verify_raw.output["handle"], PREPARED)
+    evaluated = evaluate(validate_test.output["handle"], verify_model.output["handle"])
     chain(
         collect(RAW),
         record_raw,
         attack("tampered_data", RUN),
         verify_raw,
-        preprocess(RAW, PREPARED),
+        prepared,
         attack("invalid_rows", RUN),
         validate_rows,
-        train(PREPARED, MODEL),
+        train(validate_rows.output["handle"], MODEL),
         record_model,
         attack("swapped_model", RUN),
         verify_model,
-        evaluate(PREPARED, MODEL),
+        attack("swap_after_check", RUN),
+        evaluated,
+        may_deploy,
         seal_model,
         attack("plaintext_storage", RUN),
         encrypted_at_rest,
-        may_deploy,
         open_model,
         release_ready,
+        release_gate,
         deploy(RELEASE, RUN),
     )
+    chain(prepared, validate_test, evaluated)

@@ -31,12 +31,16 @@ GUARD_AGAINST = {
     "tampered_data": "verify_raw",
     "invalid_rows": "validate_rows",
     "swapped_model": "verify_model",
+    "swap_after_check": "evaluate",
     "plaintext_storage": "encrypted_at_rest",
     "unauthorized_user": "may_deploy",
+    "marked_success": "release_gate",
 }
 # Who may trigger and deploy, who may trigger alone, and the account that asks Airflow about them.
 DEPLOYER, TRAINEE, SERVICE = "olga", "uma", "service"
 USERS = {DEPLOYER: "op", TRAINEE: "user", SERVICE: "op"}
+# This guard fails, and is called a success by hand, as whoever may edit a task instance can.
+FORGERY, FORGED = "marked_success", "may_deploy"
 FINISHED = ("success", "failed")
 RUN_LIMIT = 240
 QUIET = 5.0  # seconds between two lines of progress where there is no terminal
@@ -126,21 +130,26 @@ def greet(console: Console, stack: Stack) -> None:
 
 def run_all(console: Console, stack: Stack) -> list[Result]:
     """Trigger the clean run and every attack, show how far they are, and judge each when it is over."""
-    # The last attack is nothing that the DAG does: it is who triggers it.
+    # The last two are nothing that the DAG does: it is who triggers it, and what that person does next.
     running = {
         attack: stack.trigger(DAG, user=TRAINEE, attack="none")
-        if attack == "unauthorized_user"
+        if attack in ("unauthorized_user", FORGERY)
         else stack.trigger(DAG, user=DEPLOYER, attack=attack)
         for attack in GUARD_AGAINST
     }
     results: dict[str, Result] = {}
+    forged = False
     end = time.monotonic() + RUN_LIMIT
     shown = time.monotonic()
     with console.status("starting the runs") as status:
         while len(results) < len(running):
             if time.monotonic() > end:
                 raise StackError(f"after {RUN_LIMIT} s these runs are not over: {', '.join(set(running) - set(results))}")
-            for attack in set(running) - set(results):
+            if not forged and stack.run_of(DAG, running[FORGERY])["state"] == "failed":
+                stack.mark(DAG, running[FORGERY], FORGED, "success", user=TRAINEE)
+                forged = True
+                console.print(f"  attack {FORGERY}: {FORGED} failed, and {TRAINEE} calls it a success by hand", highlight=False)
+            for attack in set(running) - set(results) - (set() if forged else {FORGERY}):
                 if stack.run_of(DAG, running[attack])["state"] in FINISHED:
                     results[attack] = result = judge(stack, attack, running[attack])
                     what = f"stopped by {', '.join(result.stopped_by)}" if result.stopped_by else "ran to its end"
