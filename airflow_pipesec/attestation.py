@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from airflow_pipesec.documents import canonical, strict_json
+from airflow_pipesec.documents import canonical, demand_plain, strict_json
 from airflow_pipesec.errors import EvidenceError
 from airflow_pipesec.signing import Signer, TrustedKey, TrustedKeys
 
@@ -258,9 +258,10 @@ def statement(attested: Attestation) -> dict[str, Any]:
 
 def read_attestation(document: Mapping[str, Any]) -> Attestation:
     """Read a statement back. Raises :class:`EvidenceError` for one that is not just what :func:`statement` writes."""
+    demand_plain(document)
     try:
         read = _read(document)
-        same = canonical(statement(read)) == canonical(document)
+        same = statement(read) == document  # each part was read as its own type, so what is equal is the same
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, RecursionError):
         read, same = None, False
     if read is None or not same:
@@ -271,6 +272,7 @@ def read_attestation(document: Mapping[str, Any]) -> Attestation:
 def _read(document: Mapping[str, Any]) -> Attestation:
     predicate = document["predicate"]
     extension = predicate[RUN_EXTENSION]
+    _whole(extension["format"], FORMAT)  # True equals 1, and is none
     attempt = Attempt(
         _id(extension["dag"]),
         _id(extension["run"]),

@@ -8,7 +8,7 @@ from typing import Any
 
 from airflow_pipesec.errors import ConfigurationError, EvidenceError, PipesecError, unique_keys
 
-__all__ = ["canonical", "strict_json", "strict_yaml"]
+__all__ = ["canonical", "demand_plain", "strict_json", "strict_yaml"]
 
 _PROBLEMS = ("a key is given twice", "a key is not text", "aliases are not allowed")
 MOST = 2**53 - 1  # beyond it, readers whose numbers are all floating-point see another one
@@ -23,10 +23,19 @@ def canonical(document: Any) -> bytes:
     Raises :class:`EvidenceError` for anything else, which :func:`strict_json` would not read back: a number that is not whole,
     half a surrogate pair.
     """
+    demand_plain(document)
+    return _dumped(document)
+
+
+def demand_plain(document: Any) -> None:
+    """Raise :class:`EvidenceError` for what has no :func:`canonical` form."""
     try:
         _demand_plain(document)
     except _Refused as error:
         raise EvidenceError(f"a document cannot be written: {error}. Leave that out of it.") from None
+
+
+def _dumped(document: Any) -> bytes:
     return json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False).encode("ascii")
 
 
@@ -41,7 +50,7 @@ def strict_json(data: bytes, what: str) -> Any:
             parse_int=_whole_number,
         )
         _demand_plain(document)
-        same = canonical(document) == data
+        same = _dumped(document) == data
     except (ValueError, RecursionError) as error:
         kind = str(error) if isinstance(error, _Refused) else type(error).__name__
         raise EvidenceError(f"{what} is not JSON as it is written here ({kind})") from None
