@@ -1,7 +1,8 @@
 """``python -m benchmarks``: all of them; arguments go to the one for hashing."""
 
-from benchmarks import encryption, hashing, imports
+from benchmarks import encryption, evidence, hashing, imports
 
 imports.main()
 hashing.main()
 encryption.main()
+evidence.main()

@@ -39,7 +39,7 @@ def new_modules(before: str, program: str) -> set[str]:
 
 def test_operators_and_sensors_import_nothing_heavy() -> None:
     sdk = "from airflow.sdk import DAG, BaseOperator, BaseSensorOperator, task"
-    added = new_modules(sdk, "import airflow_pipesec.operators, airflow_pipesec.sensors")
+    added = new_modules(sdk, "import airflow_pipesec.operators, airflow_pipesec.sensors, airflow_pipesec.consume")
     assert "airflow_pipesec" in added
     assert added & set(HEAVY) == set()
 
