@@ -100,12 +100,15 @@ class Evidence:
     witnesses: dict[str, Witness] = field(default_factory=dict)
     refused: list[Refused] = field(default_factory=list)
 
-    def unexcused(self) -> list[Refused]:
-        """Return what was refused and counts: not what a later attempt of the same task instance took the place of."""
+    def unexcused(self, tasks: Collection[str]) -> list[Refused]:
+        """Return what was refused among the evidence of some tasks, and counts: no later attempt took its place."""
+        parts = set(map(part_of, tasks))
         newest = {(part_of(task), index): found[-1].attested.attempt.attempt for (task, index), found in self.attempts().items()}
         found = []
         for item in self.refused:
             entry = Entry.of(item.name)
+            if item.name.partition("/")[0] not in parts:
+                continue
             if entry is None or entry.attempt >= newest.get((entry.task, entry.map_index), ""):
                 found.append(item)
         return found

@@ -148,7 +148,7 @@ def verify_run(evidence: Evidence, release: Release, *, now: datetime) -> Iterat
         yield Finding(EVIDENCE_PRESENT, Subject("guards upstream"), Status.FAIL, text)
         return
     attempts = evidence.attempts()
-    problems = [*_refused(evidence)]
+    problems = [*_refused(evidence, release.guards)]
     present: list[tuple[tuple[str, int], Witness]] = []
     for instance in instances:
         if instance in attempts:
@@ -205,8 +205,10 @@ def verify_stored(
     roots = roots_of(evidence, gates)
     if not roots:
         seen = amount(len(evidence.witnesses), "attestation")
-        yield from _refused(evidence)
-        text = f"no release gate left evidence in this run ({seen} of others). Name the guards that must be there (--gate)"
+        refused = f", {amount(len(evidence.refused), 'file')} refused" if evidence.refused else ""
+        text = (
+            f"no release gate left evidence in this run ({seen} of others{refused}). Name the guards that must be there (--gate)"
+        )
         yield Finding(EVIDENCE_PRESENT, Subject("release gate"), Status.FAIL, text)
         return
     release = Release(closure(evidence, roots), may_be_skipped=may_be_skipped, artifacts=artifacts or {})
@@ -219,7 +221,7 @@ def released(run: RunEvidence, dag_id: str, run_id: str, gate: str, trusted: Tru
     Raises :class:`EvidenceError` where it left no evidence, as one that was called a success by hand does not, or did not pass.
     """
     evidence = run.load(dag_id, run_id, trusted, task_id=gate)
-    for item in evidence.unexcused():
+    for item in evidence.unexcused((gate,)):
         raise EvidenceError(f"evidence {printable(item.name)} {_reason(item)}")
     attempts = evidence.attempts().get((gate, -1))
     if not attempts:
@@ -227,7 +229,9 @@ def released(run: RunEvidence, dag_id: str, run_id: str, gate: str, trusted: Tru
             f"gate {printable(gate)} left no evidence in this run: it did not run, whatever its state says. Clear it, to run it."
         )
     attested = attempts[-1].attested
-    if attested.outcome != "PASSED" or attested.guard != GATE:
+    if attested.guard != GATE:
+        raise EvidenceError(f"task {printable(gate)} is no ReleaseGateOperator, but {printable(attested.guard)}. Name the gate.")
+    if attested.outcome != "PASSED":
         raise EvidenceError(f"gate {printable(gate)} signed {attested.outcome}: {attested.reason}. Look at its log.")
     return list(attested.subjects)
 
@@ -253,8 +257,8 @@ def _shown(known: Known | None) -> str:
     return f". Airflow shows try {known.try_number} as {known.state or 'not run yet'}{known.told}"
 
 
-def _refused(evidence: Evidence) -> Iterator[Finding]:
-    for item in evidence.unexcused():
+def _refused(evidence: Evidence, tasks: Collection[str]) -> Iterator[Finding]:
+    for item in evidence.unexcused(tasks):
         status = Status.ERROR if item.unreadable else Status.FAIL
         yield Finding(EVIDENCE_AUTHENTIC, Subject(f"evidence {item.name}"), status, _reason(item))
 

@@ -44,7 +44,7 @@ class ReleaseGateOperator(GuardOperator):
     :param airflow_conn_id: connection of a service account, as for
         :class:`~airflow_pipesec.guards.access.RBACAssertionOperator`: Airflow is asked for the latest try of each guard, and what
         its audit log tells of who touched it. None does without: a guard that was cleared and then marked by hand before it ran
-        again goes unnoticed, its earlier evidence stands. A local ``dag.test()`` has nobody to ask. (templated)
+        again goes unnoticed, its earlier evidence stands. A local ``dag.test()`` has nobody to ask.
     :param workers: how many files to read at once; the storage decides unless given.
     :param aws_conn_id: Airflow connection for ``s3://``; boto3's own credential chain without one. (templated)
 
@@ -52,7 +52,8 @@ class ReleaseGateOperator(GuardOperator):
     evidence that is missing, forged or not linked has no waiver. ``on_failure`` is ``"fail"`` or ``"skip_downstream"``.
     """
 
-    template_fields: Collection[str] = ("artifact", "vsa", "airflow_conn_id", "aws_conn_id", *GuardOperator.template_fields)
+    # Not airflow_conn_id: rendered from a param, it would be who triggers the run that decides whether Airflow is asked.
+    template_fields: Collection[str] = ("artifact", "vsa", "aws_conn_id", *GuardOperator.template_fields)
 
     def __init__(
         self,
@@ -185,7 +186,7 @@ class ReleaseGateOperator(GuardOperator):
             passed=concluded.verdict.passed,
             policy=concluded.policy.document(),
             policy_uri=self.policy if isinstance(self.policy, str) else "urn:airflow-pipesec:policy",
-            inputs=[(witness.name, witness.sha256) for witness in self._inputs],
+            inputs=[(witness.name, witness.sha256) for witness in getattr(self, "_inputs", ())],
             verified=datetime.now(UTC),
             version=__version__,
         )
