@@ -1,6 +1,7 @@
 #!/bin/sh
-# Makes ready what the components need: the database, an administrator, the service account that RBACAssertionOperator asks with,
-# and the key of the example DAG. Runs once before they start; what is there already stays as it is.
+# Makes ready what the components need: the database, an administrator, the service account that RBACAssertionOperator and the
+# release gate ask with, the key that signs evidence, and the key of the example DAG. Runs once before they start; what is there
+# already stays as it is.
 set -eu
 export AIRFLOW__LOGGING__LOGGING_LEVEL=ERROR
 
@@ -17,10 +18,27 @@ scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 airflow db migrate
 airflow roles create pipesec_service
-airflow roles add-perms pipesec_service --action can_read --resource Users Roles DAGs "Audit Logs" "DAG Runs" "HITL Detail"
+airflow roles add-perms pipesec_service --action can_read --resource Users Roles DAGs "Audit Logs" "DAG Runs" "HITL Detail" \
+  "Task Instances"
 person admin Admin /run/secrets/admin_password
 person service pipesec_service /run/secrets/service_password
 
+python - /opt/airflow/signing/signing.pem /opt/airflow/trust/trusted-keys.yaml <<'PYTHON'
+"""Make the key that signs evidence, and the file that says it is trusted, each once."""
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+from airflow_pipesec.signing import LocalSigner, entry_of, new_private_key
+
+key, trusted = map(Path, sys.argv[1:])
+signer = LocalSigner.from_pem(key.read_bytes()) if key.exists() else new_private_key(key)
+if not trusted.exists():
+    beside = trusted.with_suffix(".tmp")
+    beside.write_text(entry_of(signer.public_key, name="docker", valid_from=datetime.now(UTC)))
+    beside.chmod(0o644)
+    beside.rename(trusted)
+PYTHON
 python - "$scratch" <<'PYTHON'
 """Write the connections and variables of the example to files, as Airflow imports them."""
 import json

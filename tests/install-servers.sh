@@ -30,6 +30,8 @@ install_compose() {
 }
 
 wanted=()
+command -v jq >/dev/null || wanted+=(jq)
+command -v openssl >/dev/null || wanted+=(openssl)
 have_postgresql || wanted+=(postgresql)
 command -v age >/dev/null || wanted+=(age)
 command -v mkfs.btrfs >/dev/null || wanted+=(btrfs-progs)

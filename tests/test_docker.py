@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import configparser
 import os
 import re
 import shutil
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
+from airflow_pipesec.signing import TrustedKeys, signer_from
 from tests.conftest import PROJECT
 from tests.servers import missing
 
@@ -88,6 +90,40 @@ def test_a_worker_is_given_no_key_to_the_database_nor_to_other_peoples_connectio
     for name, service in compose["services"].items():
         read = set(re.findall(r"/run/secrets/([\w.]+)", str(service.get("environment", {})) + str(service.get("command", ""))))
         assert read <= set(service.get("secrets", [])), name
+
+
+def test_only_the_worker_sees_the_key_that_signs_and_nobody_who_runs_dags_can_replace_it(compose: dict[str, Any]) -> None:
+    for name in ("signing", "trust"):
+        seen = {
+            service: volume
+            for service, parts in compose["services"].items()
+            for volume in parts.get("volumes", [])
+            if volume.startswith(f"{name}:")
+        }
+        assert seen == {"prepare": f"{name}:/opt/airflow/{name}", "worker": f"{name}:/opt/airflow/{name}:ro"}
+    settings = configparser.ConfigParser(interpolation=None)
+    settings.read(DOCKER / "airflow.cfg")
+    assert {value.removeprefix("file:").split("/")[3] for value in settings["pipesec"].values()} == {
+        "signing",
+        "trust",
+        "evidence",
+    }
+    made = re.findall(r"/opt/airflow/(\w+)", (DOCKER / "Dockerfile").read_text())
+    assert {"signing", "trust", "evidence"} <= set(made), "a volume has the owner of the folder in the image"
+
+
+def test_the_key_that_signs_is_made_once_and_trusted(tmp_path: Path) -> None:
+    script = (DOCKER / "prepare.sh").read_text()
+    program = next(block for block in script.split("<<'PYTHON'\n")[1:] if "entry_of" in block).partition("\nPYTHON")[0]
+    key, trusted = tmp_path / "signing.pem", tmp_path / "trusted-keys.yaml"
+    for _ in range(2):
+        subprocess.run([sys.executable, "-", key, trusted], input=program, text=True, check=True)
+    kept = key.read_bytes(), trusted.read_bytes()
+    trusted.unlink()  # as if it had been stopped in the middle
+    subprocess.run([sys.executable, "-", key, trusted], input=program, text=True, check=True)
+    assert key.read_bytes() == kept[0]
+    signer = signer_from(f"file:{key}")
+    assert signer.key_id in TrustedKeys.load(trusted).keys
 
 
 def test_no_secret_stands_in_a_file_of_the_project(compose: dict[str, Any]) -> None:

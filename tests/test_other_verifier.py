@@ -34,7 +34,7 @@ def failed_guard(run: Run) -> None:
     run.attest("gate", {"verify": verify}, guard=GATE)
 
 
-def missing(run: Run) -> None:
+def without_evidence(run: Run) -> None:
     whole(run)
     next(run.root.rglob("record/*.json")).unlink()
 
@@ -104,7 +104,7 @@ def no_gate(run: Run) -> None:
 WAYS = [
     whole,
     failed_guard,
-    missing,
+    without_evidence,
     done_again,
     later_failure,
     flipped,

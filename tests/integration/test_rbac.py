@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import shlex
 import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,6 +16,8 @@ from typing import Any, ClassVar
 import httpx
 import pytest
 
+from airflow_pipesec.checks.access import NotAnswered
+from airflow_pipesec.guards.airflow_api import AirflowAPI
 from airflow_pipesec.operators import RBACAssertionOperator
 from airflow_pipesec.sensors import RBACAssertionSensor
 from tests.conftest import PROJECT
@@ -474,3 +478,29 @@ def wait(holds: Callable[[], bool], seconds: float = 90) -> None:
     while not holds():
         assert time.monotonic() < end, "waited too long"
         time.sleep(0.5)
+
+
+def test_the_role_of_the_documents_lets_a_gate_ask(fab: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (PROJECT / "docs" / "guards.md").read_text(encoding="utf-8")
+    (line,) = [line for line in text.splitlines() if "add-perms pipesec_service" in line]
+    resources = shlex.split(line.partition("--resource ")[2])
+    assert (PROJECT / "docker" / "prepare.sh").read_text().replace("\\\n  ", "").count(line.partition("--resource ")[2]) == 1
+
+    def ask(name: str, granted: list[str]) -> str:
+        actions = [{"action": {"name": "can_read"}, "resource": {"name": resource}} for resource in granted]
+        fab_call(fab, "POST", "/roles", {"name": name, "actions": actions})
+        person = {"username": name, "password": "secret", "roles": [{"name": name}], "first_name": "x", "last_name": "x"}
+        fab_call(fab, "POST", "/users", person | {"email": f"{name}@example.org"})
+        port = fab.url.rpartition(":")[2]
+        monkeypatch.setenv("AIRFLOW_CONN_AIRFLOW_API", f"http://{name}:secret@127.0.0.1:{port}/http")
+        api = AirflowAPI("airflow_api")
+        try:
+            with pytest.raises(NotAnswered) as caught:
+                api.instances("example_secure_training", "none", ["verify_raw"])
+            assert api.acts("example_secure_training", "none", datetime.now(UTC)) == []
+            return str(caught.value)
+        finally:
+            api.close()
+
+    assert "does not know the run none" in ask("gatekeeper", resources)
+    assert "HTTP 403" in ask("blind", [name for name in resources if name != "Task Instances"])
