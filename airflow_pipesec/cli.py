@@ -286,19 +286,20 @@ def _keys(options: argparse.Namespace) -> tuple[int, str]:
 
 
 def _verify_run(options: argparse.Namespace, progress: Progress | None) -> Iterator[Finding]:
-    from airflow_pipesec.checks.integrity import take_stock
-    from airflow_pipesec.checks.release import verify_stored
+    from airflow_pipesec.checks.release import examined_of, stock_of, verify_stored
     from airflow_pipesec.evidence import RunEvidence, folder_of
     from airflow_pipesec.signing import TrustedKeys
 
     trusted = TrustedKeys.load(options.trusted_keys)
-    artifacts = {}
-    for path in options.artifact:
-        manifest, problems = take_stock(open_store(path), progress=progress)
-        yield from problems
-        if manifest is not None:
-            artifacts[path] = manifest.digest
     run = RunEvidence(open_store(f"{options.evidence.rstrip('/')}/{folder_of(options.dag, options.run)}"))
+    artifacts = {}
+    if options.artifact:
+        examined = examined_of(run.load(options.dag, options.run, trusted).witnesses.values())
+        for path in options.artifact:
+            manifest, problems = stock_of(open_store(path), examined, progress=progress)
+            yield from problems
+            if manifest is not None:
+                artifacts[path] = manifest.digest
     yield from verify_stored(
         run,
         options.dag,

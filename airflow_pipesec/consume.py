@@ -101,8 +101,8 @@ def released(
     from airflow.sdk import get_current_context
 
     from airflow_pipesec.attestation import digest_set
-    from airflow_pipesec.checks.integrity import take_stock
     from airflow_pipesec.checks.release import released as let_pass
+    from airflow_pipesec.checks.release import stock_of
 
     trusted = configured_trusted_keys()
     if trusted is None:
@@ -111,7 +111,7 @@ def released(
     subjects = let_pass(run_evidence(ti.dag_id, ti.run_id), ti.dag_id, ti.run_id, gate, trusted)
     where = os.fspath(artifact)
     store = open_location(where, aws_conn_id)
-    manifest, problems = take_stock(store)
+    manifest, problems = stock_of(store, [digests for _, digests in subjects])
     if manifest is None:
         raise StorageError(f"{printable(where)} cannot be released: {problems[0].subject}: {problems[0].message}")
     if digest_set(manifest.digest) not in [dict(digests) for _, digests in subjects]:

@@ -21,7 +21,9 @@ def main() -> None:
         for _ in range(7)
     ]
     best, middle = min(runs) * 1000, statistics.median(runs) * 1000
-    print(f"import of operators, sensors and consume after airflow.sdk: {best:.1f} ms best, {middle:.1f} ms median of 7 (goal: < 50 ms)")
+    print(
+        f"import of operators, sensors and consume after airflow.sdk: {best:.1f} ms best, {middle:.1f} ms median (goal: < 50 ms)"
+    )
 
 
 if __name__ == "__main__":

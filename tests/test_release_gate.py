@@ -113,6 +113,21 @@ def test_an_artifact_that_was_swapped_after_the_last_guard_is_not_released(run_t
     assert ran.summary["blocking_controls"] == ["artifact-attested"]
 
 
+@pytest.mark.parametrize("algorithm", ["sha512", "blake3"])
+def test_an_artifact_is_found_by_the_algorithm_of_its_manifest(run_task: RunTask, tmp_path: Path, algorithm: str) -> None:
+    pipeline = Pipeline(tmp_path)
+    pipeline.record.algorithm, pipeline.record.sign, pipeline.verify.allow_unsigned = algorithm, False, True
+    for one in (pipeline.record, pipeline.verify, pipeline.gate):
+        assert run_task(one).state == "success", one.task_id
+    assert list(statement(tmp_path / "model.vsa.json")["subject"][0]["digest"]) == [f"tree{algorithm.capitalize()}"]
+    (pipeline.model / "weights").write_bytes(b"x" * 1000)
+    assert run_task(pipeline.gate, try_number=2).state == "failed"
+
+
+def test_what_a_gate_asks_cannot_be_templated() -> None:
+    assert "airflow_conn_id" not in ReleaseGateOperator.template_fields
+
+
 def test_files_that_changed_names_are_another_artifact(run_task: RunTask, tmp_path: Path) -> None:
     pipeline = Pipeline(tmp_path)
     run_task(pipeline.record)

@@ -11,10 +11,15 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
+from airflow_pipesec.attestation import digest_set
+from airflow_pipesec.checks.integrity import take_stock
 from airflow_pipesec.errors import EvidenceError
 from airflow_pipesec.evidence import Evidence, Refused, RunEvidence, Witness
 from airflow_pipesec.findings import Control, Finding, Severity, Status, Subject, amount, printable
+from airflow_pipesec.hashing import ALGORITHMS, Progress
+from airflow_pipesec.manifest import Manifest
 from airflow_pipesec.signing import TrustedKeys
+from airflow_pipesec.storage import Store
 
 __all__ = [
     "AIRFLOW_TELLS",
@@ -22,9 +27,11 @@ __all__ = [
     "Known",
     "Release",
     "closure",
+    "examined_of",
     "inputs_of",
     "released",
     "roots_of",
+    "stock_of",
     "verify_run",
     "verify_stored",
 ]
@@ -215,6 +222,27 @@ def verify_stored(
     yield from verify_run(evidence, release, now=now)
 
 
+def stock_of(
+    store: Store, examined: Collection[Mapping[str, str]], *, workers: int | None = None, progress: Progress | None = None
+) -> tuple[Manifest | None, list[Finding]]:
+    """Hash an artifact, as :func:`airflow_pipesec.checks.integrity.take_stock` does, by the algorithm of what was examined.
+
+    By SHA-256, unless what is there is only found among the digest sets by another algorithm.
+    """
+    manifest: Manifest | None = None
+    problems: list[Finding] = []
+    for algorithm in ["sha256", *(name for name in ALGORITHMS if name != "sha256" and _by(name, examined))]:
+        manifest, problems = take_stock(store, algorithm, workers=workers, progress=progress)
+        if manifest is None or digest_set(manifest.digest) in [dict(digests) for digests in examined]:
+            break
+    return manifest, problems
+
+
+def _by(algorithm: str, examined: Collection[Mapping[str, str]]) -> bool:
+    names = {next(iter(digest_set(f"{kind}{algorithm}:"))) for kind in ("", "tree:")}
+    return any(names & digests.keys() for digests in examined)
+
+
 def released(run: RunEvidence, dag_id: str, run_id: str, gate: str, trusted: TrustedKeys) -> list[tuple[str, Mapping[str, str]]]:
     """Return the names and digest sets of what a gate of this run let pass, as it signed them.
 
@@ -344,9 +372,13 @@ def _not_passed(instance: tuple[str, int], witness: Witness, release: Release, n
             yield Finding(GUARD_PASSED, _guard(instance), Status.FAIL, f"passed by a waiver for {what} that expired on {until}")
 
 
-def _artifacts(release: Release, witnesses: Iterable[Witness]) -> Iterator[Finding]:
-    from airflow_pipesec.attestation import digest_set
+def examined_of(witnesses: Iterable[Witness]) -> list[Mapping[str, str]]:
+    """Return the digest sets of what guards examined and passed."""
+    passed = (witness.attested for witness in witnesses if witness.attested.outcome == "PASSED")
+    return [digests for attested in passed for _, digests in attested.subjects]
 
+
+def _artifacts(release: Release, witnesses: Iterable[Witness]) -> Iterator[Finding]:
     examined: dict[tuple[str, str], list[str]] = {}
     for witness in witnesses:
         if witness.attested.outcome == "PASSED":

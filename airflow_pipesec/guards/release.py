@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -86,8 +87,7 @@ class ReleaseGateOperator(GuardOperator):
 
     def findings(self, context: Context) -> Iterable[Finding]:
         """Read the run's evidence, ask Airflow, hash the artifact, and hold all of it against the DAG."""
-        from airflow_pipesec.checks.integrity import take_stock
-        from airflow_pipesec.checks.release import Release, inputs_of, verify_run
+        from airflow_pipesec.checks.release import Release, examined_of, inputs_of, stock_of, verify_run
         from airflow_pipesec.guards.evidence import edges_above, expected_above
         from airflow_pipesec.guards.trust import configured_signer, configured_trusted_keys, run_evidence
 
@@ -119,11 +119,6 @@ class ReleaseGateOperator(GuardOperator):
                 return
             known = told
             guards = {name: {index for task, index in known if task == name} or (-1,) for name in guards}
-        manifest, problems = take_stock(
-            open_location(self.artifact, self.aws_conn_id), workers=self.workers, progress=log_progress(self.log)
-        )
-        yield from problems
-        self._shipped: Manifest | None = manifest
         evidence = run_evidence(dag_id, run_id).load(dag_id, run_id, trusted)
         version = getattr(ti, "dag_version_id", None)
         release = Release(
@@ -132,9 +127,18 @@ class ReleaseGateOperator(GuardOperator):
             known=known,
             may_be_skipped=skippable,
             dag_version=None if version is None else str(version),
-            artifacts={} if manifest is None else {self.artifact: manifest.digest},
         )
         self._inputs: list[Witness] = inputs_of(evidence, release)
+        manifest, problems = stock_of(
+            open_location(self.artifact, self.aws_conn_id),
+            examined_of(self._inputs),
+            workers=self.workers,
+            progress=log_progress(self.log),
+        )
+        yield from problems
+        self._shipped: Manifest | None = manifest
+        if manifest is not None:
+            release = replace(release, artifacts={self.artifact: manifest.digest})
         yield from verify_run(evidence, release, now=datetime.now(UTC))
 
     def _unasked(self) -> Finding | None:
