@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 
 TYPE = "application/vnd.in-toto+json"
 GATE = "airflow_pipesec.guards.release.ReleaseGateOperator"
+RECORDER = "airflow_pipesec.guards.integrity.HashManifestOperator"
 NAME = re.compile(r"([^/]+)/(-1|0|[1-9]\d*)\.(0|[1-9]\d*)\.([0-9A-Za-z-]{1,64})\.json")
 EXTENSION = {"format", "guard", "dag", "run", "task", "mapIndex", "try", "attempt", "dagVersion", "logicalDate", "runType"}
 EXTENSION |= {"triggeredBy", "started", "finished", "outcome", "reason", "findings", "moreFindings", "waivers", "links"}
@@ -111,6 +112,24 @@ def witness(name: str, data: bytes, dag: str, run: str, keys: dict[str, Any]) ->
     return ours | {"sha256": hashlib.sha256(data).hexdigest(), "subjects": statement["subject"][1:]}
 
 
+def swapped(found: dict[str, Any], good: dict[tuple[str, int], dict[str, Any]]) -> bool:
+    """Whether a guard read another manifest than a guard that it follows recorded at that place."""
+    seen: set[tuple[str, int]] = set()
+    waiting = [found]
+    while waiting:
+        for link in waiting.pop()["links"]:
+            other = (link["task"], link["mapIndex"])
+            if other in good and other not in seen:
+                seen.add(other)
+                waiting.append(good[other])
+    recorded = [subject for other in seen if good[other]["guard"] == RECORDER for subject in good[other]["subjects"]]
+    for subject in found["subjects"]:
+        there = [each["digest"] for each in recorded if each["name"] == subject["name"]]
+        if there and subject["digest"] not in there:
+            return True
+    return False
+
+
 def verify(
     store: Path, dag: str, run: str, keys: Path, gate: str = "", *, now: datetime, ships: dict[str, str] | None = None
 ) -> set[str]:
@@ -157,6 +176,8 @@ def verify(
         for link in found["links"]:
             if link["sha256"] is None or link["sha256"] != good.get((link["task"], link["mapIndex"]), {}).get("sha256"):
                 failed.add("evidence-linked")
+        if found["guard"] != RECORDER and swapped(found, good):
+            failed.add("evidence-linked")
         if found["outcome"] != "PASSED" or any(waiver["expires"] < now.date().isoformat() for waiver in found["waivers"]):
             failed.add("guard-passed")
     if ships is not None:

@@ -97,6 +97,13 @@ def expired_waiver(run: Run) -> None:
     run.attest("gate", guard=GATE, waivers=(waiver,))
 
 
+def another_manifest(run: Run) -> None:
+    recorder = "airflow_pipesec.guards.integrity.HashManifestOperator"
+    record = run.attest("record", guard=recorder, subjects=(("/m.json", {"dirHash": "cd" * 32}),))
+    verify = run.attest("verify", {"record": record}, subjects=(("/m.json", {"dirHash": "ab" * 32}), *SUBJECT))
+    run.attest("gate", {"verify": verify}, guard=GATE)
+
+
 def no_gate(run: Run) -> None:
     chain(run)
 
@@ -116,6 +123,7 @@ WAYS = [
     another_version,
     tomorrow,
     expired_waiver,
+    another_manifest,
     no_gate,
 ]
 

@@ -128,6 +128,20 @@ def test_what_a_gate_asks_cannot_be_templated() -> None:
     assert "airflow_conn_id" not in ReleaseGateOperator.template_fields
 
 
+def test_an_older_model_with_its_older_signed_manifest_is_not_released(run_task: RunTask, tmp_path: Path) -> None:
+    pipeline = Pipeline(tmp_path)
+    run_task(pipeline.record)
+    old = (pipeline.model / "weights").read_bytes(), (tmp_path / "manifest.json").read_bytes()
+    (pipeline.model / "weights").write_bytes(b"better" * 100)
+    run_task(pipeline.record, try_number=2)
+    (pipeline.model / "weights").write_bytes(old[0])  # both put back, and both as they were signed
+    (tmp_path / "manifest.json").write_bytes(old[1])
+    assert run_task(pipeline.verify).state == "success"
+    ran = run_task(pipeline.gate)
+    assert ran.summary["blocking_controls"] == ["evidence-linked"]
+    assert "than was recorded there in this run before it" in str(ran.error)
+
+
 def test_files_that_changed_names_are_another_artifact(run_task: RunTask, tmp_path: Path) -> None:
     pipeline = Pipeline(tmp_path)
     run_task(pipeline.record)

@@ -37,6 +37,7 @@ __all__ = [
 ]
 
 GATE = "airflow_pipesec.guards.release.ReleaseGateOperator"
+RECORDER = "airflow_pipesec.guards.integrity.HashManifestOperator"
 SKEW = timedelta(minutes=5)  # by which two clocks may differ
 _REFS = ("MITRE ATLAS AML.T0018", "OWASP ML06:2023", "NIST SP 800-53 SI-7")
 _AUDIT = ("NIST SP 800-53 AU-10", "NIST SP 800-53 SI-7")
@@ -170,6 +171,7 @@ def verify_run(evidence: Evidence, release: Release, *, now: datetime) -> Iterat
         problems += _not_current(instance, witness, release, version, now)
         problems += _not_linked(instance, witness, release, latest)
         problems += _not_passed(instance, witness, release, now)
+    problems += _swapped_manifests(dict(present))
     yield from problems
     bad = {finding.control.id for finding in problems if finding.status in (Status.FAIL, Status.ERROR)}
     number = len(present)
@@ -352,6 +354,41 @@ def _not_linked(
         else:
             text = "is linked, and its evidence is not there"
         yield _link(instance, other, text)
+
+
+def _swapped_manifests(present: Mapping[tuple[str, int], Witness]) -> Iterator[Finding]:
+    """Find who read another manifest than was recorded at its place in this run: an older one is signed as well."""
+    written = {
+        name for witness in present.values() if witness.attested.guard == RECORDER for name, _ in witness.attested.subjects
+    }
+    for instance, witness in present.items():
+        if witness.attested.guard == RECORDER:
+            continue
+        for name, digests in witness.attested.subjects:
+            if name not in written:
+                continue
+            recorded = [
+                dict(recorded)
+                for above in _above(instance, present)
+                if present[above].attested.guard == RECORDER
+                for other, recorded in present[above].attested.subjects
+                if other == name
+            ]
+            if recorded and dict(digests) not in recorded:
+                text = f"read another {name} than was recorded there in this run before it"
+                yield Finding(EVIDENCE_LINKED, _guard(instance), Status.FAIL, text)
+
+
+def _above(instance: tuple[str, int], present: Mapping[tuple[str, int], Witness]) -> set[tuple[str, int]]:
+    found: set[tuple[str, int]] = set()
+    waiting = [instance]
+    while waiting:
+        for link in present[waiting.pop()].attested.links:
+            other = (link.task_id, link.map_index)
+            if other in present and other not in found:
+                found.add(other)
+                waiting.append(other)
+    return found
 
 
 def _link(instance: tuple[str, int], other: tuple[str, int], text: str) -> Finding:
