@@ -137,6 +137,7 @@ def _seaweedfs(kms: str) -> Iterator[S3Server]:
     command += [
         "-s3.iam=false",
         "-s3.port.iceberg=0",
+        "-s3.port.lance=0",
         f"-filer.localSocket={folder}/filer.sock",
         "-s3.localSocket=" + f"{folder}/s3.sock",
     ]
