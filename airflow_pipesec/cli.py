@@ -423,6 +423,10 @@ def _run(options: argparse.Namespace) -> tuple[int, str]:
         if options.command == "keys":
             return _keys(options)
         policy = Policy.load(options.policy)
+        if options.command == "verify-run":
+            from airflow_pipesec.checks.release import WAIVABLE
+
+            policy.demand_only(WAIVABLE)
         # A file that is validated is read as a whole: there is nothing to count.
         wanted = not options.quiet and not options.json and options.command != "validate"
         with _progress_bar(sys.stderr, wanted=wanted) as progress:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from airflow_pipesec.documents import strict_yaml
-from airflow_pipesec.errors import ObjectRefused, PolicyError
+from airflow_pipesec.errors import ConfigurationError, ObjectRefused, PolicyError
 from airflow_pipesec.findings import Finding, Severity, Status, Subject, escaped
 
 __all__ = ["Judged", "Outcome", "Policy", "Verdict", "Waiver", "described", "report"]
@@ -172,6 +172,15 @@ class Policy:
         """Return the policy as the mapping that :meth:`load` reads, as JSON types: for its digest, and for who reads evidence."""
         waivers = [described(waiver) | {"include_errors": waiver.include_errors} for waiver in self.waivers]
         return {"fail_on": self.fail_on.label, "waivers": waivers}
+
+    def demand_only(self, control: str) -> None:
+        """Raise :class:`ConfigurationError` where another control than this one is waived: what proves has no waiver."""
+        for waiver in self.waivers:
+            if waiver.control != control:
+                raise ConfigurationError(
+                    f"a gate takes no waiver for {escaped(waiver.control)}. Waive {control} on a guard, or give that guard the "
+                    "waiver."
+                )
 
     def judge(self, findings: Iterable[Finding], *, today: date, limit: int = 100) -> Verdict:
         """Turn findings into a verdict.

@@ -340,6 +340,10 @@ def test_verify_run_says_the_same_offline(
     (pipeline.model / "weights").write_bytes(b"other")
     assert main([*command, "--artifact", str(pipeline.model)]) == 1
     assert main([*command[:-1], str(tmp_path / "none.yaml")]) == 2
+    waived = tmp_path / "policy.yaml"
+    waived.write_text("waivers: [{control: evidence-present, subject: '*', reason: r, approver: v, expires: 2999-01-01}]")
+    assert main([*command, "--policy", str(waived)]) == 2
+    assert "a gate takes no waiver for evidence-present" in capsys.readouterr().err
     next(evidence.rglob("record/*.json")).unlink()
     assert main(command) == 1
     assert "guard record: left no evidence in this run" in capsys.readouterr().out

@@ -24,6 +24,7 @@ from airflow_pipesec.storage import Store
 __all__ = [
     "AIRFLOW_TELLS",
     "GATE",
+    "WAIVABLE",
     "Known",
     "Release",
     "closure",
@@ -37,6 +38,7 @@ __all__ = [
 ]
 
 GATE = "airflow_pipesec.guards.release.ReleaseGateOperator"
+WAIVABLE = "guard-passed"  # the one control that a gate's policy may waive: what proves has no waiver
 RECORDER = "airflow_pipesec.guards.integrity.HashManifestOperator"
 SKEW = timedelta(minutes=5)  # by which two clocks may differ
 _REFS = ("MITRE ATLAS AML.T0018", "OWASP ML06:2023", "NIST SP 800-53 SI-7")

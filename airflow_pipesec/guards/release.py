@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 __all__ = ["ReleaseGateOperator"]
 
-WAIVABLE = "guard-passed"
 MOST_ACTS = 3
 
 
@@ -76,14 +75,11 @@ class ReleaseGateOperator(GuardOperator):
         self.aws_conn_id = aws_conn_id
 
     def _check_policy(self, policy: Policy) -> None:
+        from airflow_pipesec.checks.release import WAIVABLE
+
         if self.on_failure == "warn":
             raise ConfigurationError('on_failure="warn" makes no gate. Use "fail" or "skip_downstream".')
-        for waiver in policy.waivers:
-            if waiver.control != WAIVABLE:
-                raise ConfigurationError(
-                    f"a gate takes no waiver for {printable(waiver.control)}. Waive {WAIVABLE} on a guard, or give that guard "
-                    "the waiver."
-                )
+        policy.demand_only(WAIVABLE)
 
     def findings(self, context: Context) -> Iterable[Finding]:
         """Read the run's evidence, ask Airflow, hash the artifact, and hold all of it against the DAG."""
