@@ -13,10 +13,15 @@ from pathlib import Path
 
 from playwright.sync_api import Page, sync_playwright
 
-from tests.demo import DAG, DEPLOYER, FINISHED, PROJECT, example_stack
+from tests.demo import DAG, DEPLOYER, FINISHED, FORGED, FORGERY, PROJECT, TRAINEE, example_stack
 from tests.stack import USER, Stack
 
-SHOWN = {"none": "guard-passes", "swapped_model": "guard-stops"}
+# The picture of each run, and the task that is looked at.
+SHOWN = {
+    "none": ("guard-passes", "verify_model"),
+    "swapped_model": ("guard-stops", "verify_model"),
+    FORGERY: ("gate-stops", "release_gate"),
+}
 IMAGES = PROJECT / "docs" / "images"
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
 
@@ -49,26 +54,34 @@ def main() -> None:
         take(stack, chromium)
 
 
+def wait(stack: Stack, runs: dict[str, str]) -> None:
+    while any(stack.run_of(DAG, run)["state"] not in FINISHED for run in runs.values()):
+        time.sleep(2)
+
+
 def take(stack: Stack, chromium: str) -> None:
     with stack:
         stack.wait_for_dag(DAG)
         runs = {attack: stack.trigger(DAG, user=DEPLOYER, attack=attack) for attack in ("none", "swapped_model")}
-        while any(stack.run_of(DAG, run)["state"] not in FINISHED for run in runs.values()):
-            time.sleep(2)
+        runs[FORGERY] = stack.trigger(DAG, user=TRAINEE, attack="none")
+        wait(stack, runs)
+        stack.mark(DAG, runs[FORGERY], FORGED, "success", user=TRAINEE)
+        wait(stack, runs)
         with sync_playwright() as playwright:
             browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
             page = browser.new_page(viewport={"width": 1600, "height": 1000}, device_scale_factor=1.5)
             sign_in(page, stack)
             page.add_init_script(VIEW)
             for attack, run in runs.items():
-                page.goto(f"{stack.url}/dags/{DAG}/runs/{run}/tasks/verify_model")
+                picture, task = SHOWN[attack]
+                page.goto(f"{stack.url}/dags/{DAG}/runs/{run}/tasks/{task}")
                 page.wait_for_timeout(5000)  # the graph is laid out, and moves while it is
                 page.add_style_tag(content=".react-flow__minimap, .react-flow__controls { display: none }")
                 trace = page.get_by_text("AirflowFailException:")
                 if trace.count():
                     trace.first.dispatch_event("click")  # fold the frames, which name the places of this machine
                 page.wait_for_timeout(1000)
-                page.screenshot(path=IMAGES / f"{SHOWN[attack]}.png")
+                page.screenshot(path=IMAGES / f"{picture}.png")
             browser.close()
 
 
