@@ -202,7 +202,7 @@ class KMSSigner:
         return answer["Signature"]
 
 
-def signer_from(reference: str, sources: Mapping[str, Source] | None = None) -> Signer:
+def signer_from(reference: str, sources: Mapping[str, Source] | None = None, *, parameter: str = "signing_key=") -> Signer:
     """Return the signer behind a reference: ``file:PATH``, ``env:NAME``, ``awskms:KEY``, and the schemes of ``sources``.
 
     A key of AWS KMS is asked for its public half at once. Raises :class:`ConfigurationError`, which holds nothing of the key, for
@@ -215,7 +215,7 @@ def signer_from(reference: str, sources: Mapping[str, Source] | None = None) -> 
         remote.append(KMSSigner(key))
         return ""
 
-    text = secret_behind(reference, {**(sources or {}), "awskms": of_kms}, "signing_key=")
+    text = secret_behind(reference, {**(sources or {}), "awskms": of_kms}, parameter)
     if remote:
         _ = remote[0].public_key
         return remote[0]

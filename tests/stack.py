@@ -98,7 +98,8 @@ class Stack:
             "AIRFLOW__CORE__PARALLELISM": "4",
             "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(passwords),
             "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": ",".join(f"{name}:{role}" for name, role in self.users.items()),
-            "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home}/airflow.db",
+            # A writer waits for another this many seconds before the database is "locked"; 5 are few on a busy machine.
+            "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home}/airflow.db?timeout=60",
             "AIRFLOW__PIPESEC__EVIDENCE_URL": str(home / "evidence"),
             "AIRFLOW__PIPESEC__SIGNING_KEY": f"file:{home}/signing.pem",
             "AIRFLOW__PIPESEC__TRUSTED_KEYS": str(home / "trusted-keys.yaml"),
