@@ -350,7 +350,7 @@ def _findings(options: argparse.Namespace, progress: Progress | None) -> Iterabl
             algorithm=options.algorithm,
             workers=options.workers,
             progress=progress,
-            signer=None if options.sign is None else signer_from(options.sign, parameter="--sign "),
+            signer=None if options.sign is None else signer_from(options.sign, parameter="--sign="),
         )
     return integrity.verify(
         root,

@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 PROJECT = Path(__file__).resolve().parent.parent
 # Before anything imports Airflow, which reads its configuration then.
@@ -101,3 +102,33 @@ def run_task(monkeypatch: pytest.MonkeyPatch, evidence: Path) -> RunTask:
 
     monkeypatch.setattr(task_runner, "SUPERVISOR_COMMS", None, raising=False)  # put back at the end
     return run
+
+
+@pytest.fixture
+def kms(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A client of moto's KMS, which is taught what a digest is: by itself it hashes whatever it is given once more."""
+    import base64
+    import json
+
+    import boto3
+    from cryptography.hazmat.primitives import hashes
+    from cryptography.hazmat.primitives.asymmetric import ec
+    from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
+    from moto import mock_aws
+    from moto.kms.responses import KmsResponse
+
+    theirs = KmsResponse.sign
+
+    def sign(self: Any) -> Any:
+        if self._get_param("MessageType") != "DIGEST":
+            return theirs(self)
+        theirs(self)  # refuses what it refuses
+        key = self.kms_backend.describe_key(self._get_param("KeyId"))
+        digest = self._get_param("Message")
+        signature = key.private_key.private_key.sign(digest, ec.ECDSA(Prehashed(hashes.SHA256())))
+        answer = {"KeyId": key.arn, "SigningAlgorithm": "ECDSA_SHA_256", "Signature": base64.b64encode(signature).decode()}
+        return json.dumps(answer)
+
+    with mock_aws():
+        monkeypatch.setattr(KmsResponse, "sign", sign)
+        yield boto3.client("kms", region_name="us-east-1", aws_access_key_id="test", aws_secret_access_key="test")

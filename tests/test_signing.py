@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
-import json
 import os
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed448, ed25519, rsa, x25519
-from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -271,30 +268,6 @@ def test_a_private_key_shows_in_no_representation() -> None:
 
 
 # ---- AWS KMS
-
-
-@pytest.fixture
-def kms(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """A client of moto's KMS, which is taught what a digest is: by itself it hashes whatever it is given once more."""
-    import boto3
-    from moto import mock_aws
-    from moto.kms.responses import KmsResponse
-
-    theirs = KmsResponse.sign
-
-    def sign(self: Any) -> Any:
-        if self._get_param("MessageType") != "DIGEST":
-            return theirs(self)
-        theirs(self)  # refuses what it refuses
-        key = self.kms_backend.describe_key(self._get_param("KeyId"))
-        digest = self._get_param("Message")
-        signature = key.private_key.private_key.sign(digest, ec.ECDSA(Prehashed(hashes.SHA256())))
-        answer = {"KeyId": key.arn, "SigningAlgorithm": "ECDSA_SHA_256", "Signature": base64.b64encode(signature).decode()}
-        return json.dumps(answer)
-
-    with mock_aws():
-        monkeypatch.setattr(KmsResponse, "sign", sign)
-        yield boto3.client("kms", region_name="us-east-1", aws_access_key_id="test", aws_secret_access_key="test")
 
 
 def key_in(kms: Any, **kind: str) -> str:
