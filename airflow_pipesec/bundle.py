@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from airflow_pipesec.attestation import PAYLOAD_TYPE, pae
+from airflow_pipesec.documents import strict_base64
 from airflow_pipesec.errors import ConfigurationError, EvidenceError, ManifestError
 from airflow_pipesec.manifest import MAX_MANIFEST_BYTES, SIGNED_ALGORITHMS, Manifest, read_json
 from airflow_pipesec.signing import Signer, TrustedKey, TrustedKeys
@@ -148,7 +149,7 @@ def _unpack(document: dict[str, Any]) -> _Signed:
     one = _members(signatures[0], "the signature")
     _demand("sig" in one and one.keys() <= {"sig", "keyid"}, "the signature has not just sig and keyid")
     _demand(one.get("keyid") in (None, "", key["hint"]), "the signature names another key than the bundle")
-    return _Signed(key["hint"], _raw(envelope["payload"], "the payload"), _raw(one["sig"], "the signature"))
+    return _Signed(key["hint"], strict_base64(envelope["payload"], "the payload"), strict_base64(one["sig"], "the signature"))
 
 
 def _demand(holds: bool, reason: str) -> None:
@@ -159,13 +160,3 @@ def _demand(holds: bool, reason: str) -> None:
 def _members(part: Any, what: str) -> dict[str, Any]:
     _demand(isinstance(part, dict), f"{what} is not an object")
     return part  # type: ignore[no-any-return] # an object, as was demanded
-
-
-def _raw(text: Any, what: str) -> bytes:
-    """Decode base64 in its one canonical form, which is not empty."""
-    try:
-        raw = base64.b64decode(text, validate=True)
-    except (ValueError, TypeError):
-        raw = b""
-    _demand(bool(raw) and base64.b64encode(raw).decode("ascii") == text, f"{what} is not canonical base64")
-    return raw

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Callable
 from typing import Any
 
 from airflow_pipesec.errors import ConfigurationError, EvidenceError, PipesecError, unique_keys
 
-__all__ = ["canonical", "demand_plain", "strict_json", "strict_yaml"]
+__all__ = ["canonical", "demand_plain", "strict_base64", "strict_json", "strict_yaml"]
 
 _PROBLEMS = ("a key is given twice", "a key is not text", "aliases are not allowed")
 MOST = 2**53 - 1  # beyond it, readers whose numbers are all floating-point see another one
@@ -102,6 +103,20 @@ def _whole_number(text: str) -> int:
     if len(text) > len(str(MOST)) + 1 or abs(number := int(text)) > MOST:
         raise _Refused("a number is too large")
     return number
+
+
+def strict_base64(text: Any, what: str) -> bytes:
+    """Decode base64 in its one standard form: of the texts that decode to the same bytes, one is meant.
+
+    Raises :class:`EvidenceError`, naming ``what``, for any other.
+    """
+    try:
+        raw = base64.b64decode(text, validate=True)
+    except (ValueError, TypeError):
+        raw = None
+    if raw is None or base64.b64encode(raw).decode("ascii") != text:
+        raise EvidenceError(f"{what} is not canonical base64")
+    return raw
 
 
 def strict_yaml(raw: bytes, where: str, error: Callable[[str], PipesecError] = ConfigurationError) -> Any:

@@ -190,10 +190,10 @@ def test_an_envelope_of_any_other_form_is_refused(signer: LocalSigner) -> None:
         ({"signatures": [one | {"keyid": signer.key_id[:16]}]}, "not trusted"),
         ({"signatures": [one | {"keyid": other[0]["keyid"]}]}, "not that of key"),
         ({"signatures": [other[0] | {"keyid": one["keyid"]}]}, "not that of key"),
-        ({"payload": None}, "the payload is not base64"),
-        ({"payload": 7}, "the payload is not base64"),
-        ({"payload": ["a"]}, "the payload is not base64"),
-        ({"payload": "é"}, "the payload is not base64"),
+        ({"payload": None}, "the payload is not canonical base64"),
+        ({"payload": 7}, "the payload is not canonical base64"),
+        ({"payload": ["a"]}, "the payload is not canonical base64"),
+        ({"payload": "é"}, "the payload is not canonical base64"),
         ({"payload": ""}, "not that of key"),
         ({"payload": base64.b64encode(canonical(summary())).decode()}, "not that of key"),
         ({"more": 1}, "not just payload, payloadType and signatures"),
@@ -248,10 +248,13 @@ def test_base64_is_read_in_the_one_standard_way(signer: LocalSigner) -> None:
             yield body[:-1] + alphabet[alphabet.index(body[-1]) + 1] + text[len(body) :]
 
     for variant in set(variants(whole["signatures"][0]["sig"])) - {whole["signatures"][0]["sig"]}:
-        refused(canonical(whole | {"signatures": [whole["signatures"][0] | {"sig": variant}]}), "the signature is not base64")
+        refused(
+            canonical(whole | {"signatures": [whole["signatures"][0] | {"sig": variant}]}),
+            "the signature is not canonical base64",
+        )
     padded = json.loads(sealed(b"{}" if signer is ED25519 else b'{"a":1}', signer))
     for variant in set(variants(padded["payload"])) - {padded["payload"]}:
-        refused(canonical(padded | {"payload": variant}), "the payload is not base64")
+        refused(canonical(padded | {"payload": variant}), "the payload is not canonical base64")
 
 
 @BOTH

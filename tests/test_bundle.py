@@ -376,7 +376,7 @@ def change_bundle(path: str, value: Any) -> Callable[[dict[str, Any]], None]:
         ("dsseEnvelope.signatures", ["x"], "signature is not an object"),
         ("dsseEnvelope.signatures.0.keyid", "0" * 64, "another key"),
         ("dsseEnvelope.signatures.0.cert", "x", "not just sig and keyid"),
-        ("dsseEnvelope.signatures.0.sig", "", "signature is not canonical base64"),
+        ("dsseEnvelope.signatures.0.sig", "", "not that of key"),
         ("dsseEnvelope.signatures.0.sig", None, "signature is not canonical base64"),
         ("dsseEnvelope.signatures.0.sig", "MAA=", "not that of key"),
         ("dsseEnvelope.payloadType", "application/json", "type is not application/vnd.in-toto"),
