@@ -255,7 +255,9 @@ def _signing_key(options: argparse.Namespace) -> str:
     now = datetime.now(UTC)
     until = None if options.days is None else now + timedelta(days=options.days)
     name = options.name or (Path(options.output).stem if options.output else options.kms)
-    return entry_of(signer.public_key, name=name, valid_from=now, valid_until=until).rstrip("\n")
+    # Dated back a little, for the clocks of workers that are behind this one.
+    start = now - timedelta(minutes=5)
+    return entry_of(signer.public_key, name=name, valid_from=start, valid_until=until).rstrip("\n")
 
 
 def _keys(options: argparse.Namespace) -> tuple[int, str]:

@@ -20,12 +20,14 @@ import io
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from airflow_pipesec import verified
 from airflow_pipesec.errors import ConfigurationError, EvidenceError, StorageError
 from airflow_pipesec.findings import printable
+from airflow_pipesec.guards.airflow_api import AirflowAPI, is_local_test
 from airflow_pipesec.guards.base import open_location
 from airflow_pipesec.guards.trust import configured_trusted_keys, run_evidence
 
@@ -88,12 +90,19 @@ def materialize(
 
 @contextmanager
 def released(
-    artifact: Location, *, gate: str = "release_gate", folder: Location | None = None, aws_conn_id: str | None = None
+    artifact: Location,
+    *,
+    gate: str = "release_gate",
+    airflow_conn_id: str | None = "airflow_api",
+    folder: Location | None = None,
+    aws_conn_id: str | None = None,
 ) -> Iterator[Path]:
     """Give the path of a copy of an artifact, private and read-only, if a release gate of this run let just these bytes pass.
 
-    The gate's state is not believed, and no XCom: what counts is the evidence that task ``gate`` signed in this run. So neither
-    calling the gate a success by hand nor swapping the artifact after it ships anything. The copy is removed at the end.
+    The gate's state is not believed, and no XCom: what counts is the evidence that task ``gate`` signed in its latest attempt,
+    and that what it rested on is still so. So neither calling the gate a success by hand nor swapping the artifact after it
+    ships anything. Airflow is asked for that attempt by the connection ``airflow_conn_id``, as the gate asks; None does without,
+    and then an earlier attempt's word stands. The copy is removed at the end.
 
     Raises :class:`~airflow_pipesec.errors.EvidenceError` where the gate left no evidence, did not pass or passed other bytes,
     :class:`~airflow_pipesec.errors.ConfigurationError` where the configuration trusts no key, and what :func:`materialize` does.
@@ -108,18 +117,35 @@ def released(
     if trusted is None:
         raise ConfigurationError("[pipesec] trusted_keys is not set, so no release gate could be believed. Set it to their file.")
     ti: Any = get_current_context()["ti"]
-    subjects = let_pass(run_evidence(ti.dag_id, ti.run_id), ti.dag_id, ti.run_id, gate, trusted)
-    where = os.fspath(artifact)
-    store = open_location(where, aws_conn_id)
-    manifest, problems = stock_of(store, [digests for _, digests in subjects])
+    evidence = run_evidence(ti.dag_id, ti.run_id).load(ti.dag_id, ti.run_id, trusted)
+    index = -1 if ti.map_index is None or (gate, ti.map_index) not in evidence.attempts() else ti.map_index
+    attempt = None if airflow_conn_id is None or is_local_test() else _latest(airflow_conn_id, ti, gate, index)
+    digests = let_pass(evidence, (gate, index), attempt=attempt, now=datetime.now(UTC))
+    store = open_location(os.fspath(artifact), aws_conn_id)
+    where = store.url
+    manifest, problems = stock_of(store, digests)
     if manifest is None:
         raise StorageError(f"{printable(where)} cannot be released: {problems[0].subject}: {problems[0].message}")
-    if digest_set(manifest.digest) not in [dict(digests) for _, digests in subjects]:
+    if digest_set(manifest.digest) not in [dict(each) for each in digests]:
         raise EvidenceError(
             f"{printable(where)} is not what gate {printable(gate)} let pass: it is {manifest.digest} now. Find who changed it."
         )
     with verified.materialize(store, manifest, folder=folder) as path:
         yield path
+
+
+def _latest(conn_id: str, ti: Any, gate: str, index: int) -> str:
+    """Return the id of a gate's latest attempt, as Airflow shows it; an id that no attempt has where it shows no such task."""
+    from airflow_pipesec.checks.access import NotAnswered
+
+    api = AirflowAPI(conn_id)
+    try:
+        found = [item.id for item in api.instances(ti.dag_id, ti.run_id, [gate]) if item.map_index == index]
+    except NotAnswered as error:
+        raise StorageError(f"Airflow could not be asked for gate {printable(gate)}: {error}") from None
+    finally:
+        api.close()
+    return found[0] if found else "none"
 
 
 def _meant(source: Location | Mapping[str, str] | None) -> Location | verified.Handle:

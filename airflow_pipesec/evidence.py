@@ -13,8 +13,10 @@ import re
 from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 from urllib.parse import quote
+from uuid import UUID
 
 from airflow_pipesec.attestation import MAX_ENVELOPE, TEST_RESULT, Attempt, Attestation, Link, read_attestation, unseal
 from airflow_pipesec.errors import AccessDenied, EvidenceError, ObjectMissing, ObjectRefused, StorageError
@@ -28,6 +30,8 @@ LONGEST = 200  # bytes of a part of a name; file systems take 255
 _NUMBER = "0|[1-9][0-9]{0,15}"
 _ENTRY = re.compile(rf"(?P<task>[^/]+)/(?P<map>-1|{_NUMBER})\.(?P<try>{_NUMBER})\.(?P<attempt>[0-9A-Za-z-]{{1,64}})\.json")
 _ATTEMPT = re.compile(r"[0-9A-Za-z-]{1,64}")
+SKEW = timedelta(minutes=5)  # by which two clocks may differ
+TIMED = 7  # the version of UUIDs that begin with the time
 FEW = 4  # files that are read one after the other wherever they lie
 READERS = 16
 SUMMARY = ".vsa.json"  # ends the name of a gate's verification summary, which lies beside its attestation
@@ -223,6 +227,17 @@ class RunEvidence:
             yield from pool.map(read, names)
 
 
+def _made(attempt: str) -> datetime:
+    """When Airflow made an attempt's id, if that is a UUID of version 7, which says so."""
+    try:
+        made = UUID(attempt)
+        if made.version == TIMED:
+            return datetime.fromtimestamp((made.int >> 80) / 1000, UTC)
+    except (ValueError, OverflowError, OSError):
+        pass
+    return datetime.min.replace(tzinfo=UTC) + SKEW
+
+
 def _witness(name: str, envelope: bytes, dag_id: str, run_id: str, trusted: TrustedKeys) -> Witness:
     opened = unseal(envelope, trusted)
     if opened.document.get("predicateType") != TEST_RESULT:
@@ -235,4 +250,6 @@ def _witness(name: str, envelope: bytes, dag_id: str, run_id: str, trusted: Trus
         raise EvidenceError(f"it belongs to another place: it attests {printable(str(attempt))}")
     if fault := opened.key.fault(attested.finished):
         raise EvidenceError(fault)
+    if attested.started < _made(attempt.attempt) - SKEW:
+        raise EvidenceError("it says that it was made before the attempt that it attests: its key may be an old one")
     return Witness(attested, opened.key, opened.digest, name)

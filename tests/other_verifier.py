@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
+from uuid import UUID
 
 import yaml
 from cryptography.exceptions import InvalidSignature
@@ -107,6 +108,10 @@ def witness(name: str, data: bytes, dag: str, run: str, keys: dict[str, Any]) ->
     of_run = hashlib.sha256(canonical({"dag": dag, "run": run})).hexdigest()
     if (ours["dag"], ours["run"]) != (dag, run) or statement["subject"][0]["digest"] != {"sha256": of_run}:
         raise No("another run")
+    attempt = UUID(ours["attempt"])
+    made = datetime.fromtimestamp((attempt.int >> 80) / 1000, UTC) if attempt.version == 7 else None
+    if made is not None and moment(ours["started"]) < made - timedelta(minutes=5):
+        raise No("made before its attempt")
     if name != f"{part(ours['task'])}/{ours['mapIndex']}.{ours['try']}.{ours['attempt']}.json":
         raise No("another place")
     return ours | {"sha256": hashlib.sha256(data).hexdigest(), "subjects": statement["subject"][1:]}
@@ -159,6 +164,7 @@ def verify(
         if instance not in wanted:
             wanted.add(instance)
             waiting += [(link["task"], link["mapIndex"]) for link in good.get(instance, {"links": ()})["links"]]
+    wanted |= {(task, index) for task, index in good if task in {name for name, _ in wanted}}
     failed: set[str] = set() if wanted else {"evidence-present"}
     for folder_name, index, attempt in refused:
         newest = max((f["attempt"] for (t, i), f in good.items() if part(t) == folder_name and str(i) == index), default="")
@@ -181,7 +187,12 @@ def verify(
         if found["outcome"] != "PASSED" or any(waiver["expires"] < now.date().isoformat() for waiver in found["waivers"]):
             failed.add("guard-passed")
     if ships is not None:
-        examined = [s["digest"] for i in wanted if i in good and good[i]["outcome"] == "PASSED" for s in good[i]["subjects"]]
+        examined = [
+            s["digest"]
+            for i in wanted
+            if i in good and good[i]["outcome"] == "PASSED" and good[i]["guard"] != RECORDER
+            for s in good[i]["subjects"]
+        ]
         if ships not in examined:
             failed.add("artifact-attested")
     return failed

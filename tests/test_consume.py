@@ -7,11 +7,13 @@ import json
 import os
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from airflow.sdk.bases.operator import BaseOperator
 
+from airflow_pipesec import consume
 from airflow_pipesec.attestation import unseal
 from airflow_pipesec.checks.integrity import write_manifest
 from airflow_pipesec.consume import materialize, released, verified_open
@@ -111,7 +113,7 @@ class Deploy(BaseOperator):
         self.gate = gate
 
     def execute(self, context: Any) -> str:
-        with released(self.artifact, gate=self.gate) as copy:
+        with released(self.artifact, gate=self.gate, airflow_conn_id=None) as copy:
             return (copy / "weights").read_text()
 
 
@@ -154,6 +156,19 @@ def test_the_latest_word_of_a_gate_counts(run_task: RunTask, tmp_path: Path) -> 
     run_task(pipeline.gate, try_number=2)
     (pipeline.model / "weights").write_bytes(b"w" * 1000)
     assert "gate gate signed FAILED" in str(deployed(run_task, pipeline).error)
+
+
+def test_what_a_gate_rested_on_has_to_be_so_still(run_task: RunTask, tmp_path: Path) -> None:
+    pipeline = Pipeline(tmp_path)
+    for one in (pipeline.record, pipeline.verify, pipeline.gate):
+        run_task(one)
+    run_task(pipeline.verify, try_number=2)
+    assert "what gate gate rested on is no longer so" in str(deployed(run_task, pipeline).error)
+
+
+def test_who_ships_asks_airflow_for_the_latest_attempt_of_the_gate(run_task: RunTask, tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="airflow_conn_id= names connection airflow_api"):
+        consume._latest("airflow_api", SimpleNamespace(dag_id="d", run_id="r"), "gate", -1)
 
 
 @pytest.mark.parametrize("kind", ["connection", "env"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import multiprocessing
 from base64 import b64decode
@@ -13,10 +14,9 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from uuid6 import uuid7
 
 from airflow_pipesec.attestation import Attempt, Attestation, Link, seal, statement
-from airflow_pipesec.checks.release import Known, Release, closure, roots_of, verify_run, verify_stored
+from airflow_pipesec.checks.release import RECORDER, Known, Release, closure, roots_of, verify_run, verify_stored
 from airflow_pipesec.errors import ObjectExists
 from airflow_pipesec.evidence import Evidence, RunEvidence, folder_of, name_of
 from airflow_pipesec.findings import Finding, Status
@@ -38,6 +38,15 @@ def signer(tmp_path_factory: pytest.TempPathFactory) -> LocalSigner:
 def trust(*signers: LocalSigner, extra: str = "", start: datetime = NOW - timedelta(days=1)) -> TrustedKeys:
     entries = "".join(entry_of(one.public_key, name=f"key {place}", valid_from=start) for place, one in enumerate(signers))
     return TrustedKeys.parse((entries + extra).encode())
+
+
+_COUNTER = itertools.count()
+
+
+def made_at(finished: datetime) -> str:
+    """The id of an attempt as Airflow makes it: a UUID of version 7, a minute before the attempt ended."""
+    milliseconds = int((finished - timedelta(minutes=1)).timestamp() * 1000) + next(_COUNTER)
+    return str(UUID(int=milliseconds << 80 | 7 << 76 | 2 << 62 | next(_COUNTER)))
 
 
 class Run:
@@ -67,7 +76,7 @@ class Run:
         """Attest and return the digest; a link without one is looked up as a guard would."""
         made = linked or tuple(Link(name, -1, digest) for name, digest in (links or {}).items())
         attested = Attestation(
-            Attempt(self.dag, self.run, task, index, number, attempt or str(uuid7())),
+            Attempt(self.dag, self.run, task, index, number, attempt or made_at(finished)),
             guard,
             outcome,
             "every control held" if outcome == "PASSED" else "1 failed",
@@ -239,13 +248,15 @@ def test_a_guard_done_again_upstream_makes_what_follows_stale(tmp_path: Path, si
 
 def test_the_latest_try_is_the_one_that_airflow_shows(tmp_path: Path, signer: LocalSigner) -> None:
     run = Run(tmp_path, signer)
-    attempts = {name: str(uuid7()) for name in CHAIN}
+    attempts = {name: made_at(NOW - timedelta(minutes=10)) for name in CHAIN}
     record = run.attest("record", attempt=attempts["record"])
     verify = run.attest("verify", {"record": record}, attempt=attempts["verify"])
     run.attest("seal", {"verify": verify}, attempt=attempts["seal"])
     known = {(name, -1): Known(attempt, 1, "success") for name, attempt in attempts.items()}
     assert check(run, signer, known=known) == {}
-    cleared = known | {("verify", -1): Known(str(uuid7()), 2, "success", "; its audit log tells: eve cleared it")}
+    cleared = known | {
+        ("verify", -1): Known(made_at(NOW - timedelta(minutes=10)), 2, "success", "; its audit log tells: eve cleared it")
+    }
     (text,) = check(run, signer, known=cleared)["evidence-current"]
     assert "guard verify: attested try 1, and that is not its latest attempt. Airflow shows try 2 as success" in text
     assert "eve cleared it" in text
@@ -262,6 +273,37 @@ def test_evidence_under_another_version_of_the_dag_is_refused(tmp_path: Path, si
     assert check(run, signer)["evidence-current"] == [
         "guard record: ran under another version of the DAG than the one that runs now"
     ]
+
+
+def test_an_old_key_cannot_date_back_evidence_of_an_attempt_of_today(tmp_path: Path, signer: LocalSigner) -> None:
+    run = Run(tmp_path, signer)
+    run.attest("record", attempt=made_at(NOW), finished=NOW - timedelta(hours=20))
+    failed = check(run, signer, guards={"record": (-1,)}, edges={"record": {}})
+    assert "made before the attempt that it attests" in failed["evidence-authentic"][0]
+
+
+def test_an_instance_that_was_deleted_still_has_to_have_passed_offline(tmp_path: Path, signer: LocalSigner) -> None:
+    run = Run(tmp_path, signer)
+    good = run.attest("check", index=0)
+    run.attest("check", index=1, outcome="FAILED")
+    run.attest("gate", guard=GATE, linked=(Link("check", 0, good),))
+    assert judged(stored(run, signer))["guard-passed"] == ["guard check[1]: signed FAILED: 1 failed"]
+
+
+def test_to_record_an_artifact_is_not_to_examine_it(tmp_path: Path, signer: LocalSigner) -> None:
+    run = Run(tmp_path, signer)
+    record = run.attest("record", guard=RECORDER, subjects=SUBJECT)
+    run.attest("seal", {"verify": run.attest("verify", {"record": record})})
+    assert "artifact-attested" in check(run, signer, artifacts={"/data/model": DIGEST})
+
+
+def test_what_was_looked_at_where_the_artifact_lies_is_what_counts(tmp_path: Path, signer: LocalSigner) -> None:
+    run = Run(tmp_path, signer)
+    record = run.attest("record", subjects=(("/data/raw", {"dirHash": "ab" * 32}),))
+    verify = run.attest("verify", {"record": record}, subjects=(("/data/model", {"dirHash": "cd" * 32}),))
+    run.attest("seal", {"verify": verify})
+    assert "artifact-attested" in check(run, signer, artifacts={"/data/model": DIGEST})
+    assert check(run, signer, artifacts={"/elsewhere": DIGEST}) == {}
 
 
 def test_evidence_from_the_future_is_refused(tmp_path: Path, signer: LocalSigner) -> None:
@@ -361,7 +403,7 @@ def test_in_a_mapped_group_each_instance_links_its_own(tmp_path: Path, signer: L
 
 def test_a_guard_may_be_skipped_only_where_that_is_said_and_airflow_shows_it(tmp_path: Path, signer: LocalSigner) -> None:
     run = Run(tmp_path, signer)
-    record, attempt = run.attest("record"), str(uuid7())
+    record, attempt = run.attest("record"), made_at(NOW - timedelta(minutes=10))
     run.attest("seal", {"verify": None, "record": record})
     shape = {"guards": {"record": (-1,), "verify": (-1,), "seal": (-1,)}}
     shape["edges"] = {"record": {}, "verify": {}, "seal": {"verify": False, "record": False}}
@@ -376,7 +418,7 @@ def test_a_guard_may_be_skipped_only_where_that_is_said_and_airflow_shows_it(tmp
 
 def test_evidence_is_written_once(tmp_path: Path, signer: LocalSigner) -> None:
     run = Run(tmp_path, signer)
-    attempt = str(uuid7())
+    attempt = made_at(NOW - timedelta(minutes=10))
     run.attest("record", attempt=attempt)
     with pytest.raises(ObjectExists):
         run.attest("record", attempt=attempt, outcome="FAILED")
@@ -406,7 +448,7 @@ def test_evidence_lives_in_s3_and_is_not_replaced_there(s3_server: S3Server, sig
     client = s3_server.client()
     client.create_bucket(Bucket="evidence")
     run = RunEvidence(open_store("s3://evidence/pipesec/" + folder_of("d", "r"), client=client))
-    attempt = Attempt("d", "r", "record", -1, 1, str(uuid7()))
+    attempt = Attempt("d", "r", "record", -1, 1, made_at(NOW - timedelta(minutes=10)))
     attested = Attestation(attempt, "a.Guard", "PASSED", "held", NOW, NOW, version="0.1.0")
     envelope = seal(statement(attested), signer)
     assert run.write(attempt, envelope) == hashlib.sha256(envelope).hexdigest()

@@ -82,7 +82,8 @@ def test_a_run_whose_guards_passed_is_released(run_task: RunTask, tmp_path: Path
     summary = statement(tmp_path / "model.vsa.json")
     assert summary["predicateType"] == "https://slsa.dev/verification_summary/v1"
     assert summary["predicate"]["verificationResult"] == "PASSED"
-    assert len(summary["predicate"]["inputAttestations"]) == 2
+    inputs = [item["uri"] for item in summary["predicate"]["inputAttestations"]]
+    assert [uri.split("/")[:3] for uri in inputs] == [["training", "test_run", name] for name in ("record", "verify", "gate")]
     assert summary["subject"][0]["digest"] == made["gate"]["subject"][1]["digest"]
 
 
@@ -178,6 +179,39 @@ def test_what_proves_has_no_waiver(run_task: RunTask, tmp_path: Path, control: s
     ran = run_task(Pipeline(tmp_path, policy={"waivers": [waiver]}).gate)
     assert ran.state == "failed"
     assert f"a gate takes no waiver for {control}" in str(ran.error)
+
+
+def test_a_summary_never_replaces_the_artifact_or_becomes_a_part_of_it(run_task: RunTask, tmp_path: Path) -> None:
+    pipeline = Pipeline(tmp_path)
+    run_task(pipeline.record)
+    run_task(pipeline.verify)
+    for place in (pipeline.model, pipeline.model / "vsa.json", pipeline.model / "weights"):
+        pipeline.gate.vsa = str(place)
+        assert "lies in the artifact" in str(run_task(pipeline.gate).error)
+    assert [path.name for path in pipeline.model.iterdir()] == ["weights"]
+
+
+def test_a_secret_in_the_artifacts_url_is_in_no_evidence(run_task: RunTask, tmp_path: Path, evidence: Path) -> None:
+    pipeline = Pipeline(tmp_path)
+    run_task(pipeline.record)
+    run_task(pipeline.verify)
+    pipeline.gate.artifact = "memory://bucket/model?X-Amz-Signature=TOPSECRET"
+    run_task(pipeline.gate)
+    assert not [
+        path for path in [*evidence.rglob("*.json"), *tmp_path.glob("*.json")] if "TOPSECRET" in str(statement_or_none(path))
+    ]
+
+
+def statement_or_none(path: Path) -> Any:
+    document = json.loads(path.read_bytes())
+    return b64decode(document["payload"]) if "payload" in document else None
+
+
+def test_an_airflow_that_cannot_be_reached_is_asked_again(
+    run_task: RunTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIRFLOW_CONN_AIRFLOW_API", "http://a:b@127.0.0.1:9/http")
+    assert run_task(Pipeline(tmp_path, airflow_conn_id="airflow_api").gate).state == "up_for_retry"
 
 
 def test_a_gate_that_only_warns_is_none(run_task: RunTask, tmp_path: Path) -> None:
@@ -296,6 +330,9 @@ def test_mapped_guards_are_each_expected(run_task: RunTask, tmp_path: Path) -> N
         assert run_task(one, map_index=index).state == "success"
     assert run_task(verify, instances=3, try_number=2).state == "success"
     assert run_task(gate, instances=3, try_number=2).state == "success"
+    # One that failed counts though Airflow shows it no more, as when somebody deletes it.
+    run_task(dag.task_dict["c"].unmap({"status": "fail"}), map_index=3)
+    assert "guard c[3]: signed FAILED" in str(run_task(gate, instances=3, try_number=3).error)
 
 
 def digest(path: Path) -> str:

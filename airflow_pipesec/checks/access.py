@@ -110,6 +110,10 @@ class NotAnswered(Exception):
     """Airflow could not be asked, or did not say; carries the reason, and no secret."""
 
 
+class Unreachable(NotAnswered):
+    """Airflow could not be reached, or was not well: asked again later, it may answer."""
+
+
 @dataclass(frozen=True, slots=True)
 class Wanted:
     """What is required of the person. ``apart_from`` names somebody, or is a function that finds out whom."""

@@ -35,6 +35,7 @@ __all__ = [
     "stock_of",
     "verify_run",
     "verify_stored",
+    "with_attested",
 ]
 
 GATE = "airflow_pipesec.guards.release.ReleaseGateOperator"
@@ -150,6 +151,15 @@ def closure(evidence: Evidence, roots: Iterable[tuple[str, int]]) -> dict[str, s
     return found
 
 
+def with_attested(guards: Mapping[str, Collection[int]], evidence: Evidence) -> dict[str, set[int]]:
+    """Return the guards with every instance of them that attested: one that was deleted in Airflow still has to have passed."""
+    found = {task: set(indexes) for task, indexes in guards.items()}
+    for task, index in evidence.attempts():
+        if task in found:
+            found[task].add(index)
+    return found
+
+
 def verify_run(evidence: Evidence, release: Release, *, now: datetime) -> Iterator[Finding]:
     """Hold a run's evidence against what must be there, and yield what was seen: of what is wrong, each by itself."""
     instances = release.instances()
@@ -222,7 +232,8 @@ def verify_stored(
         )
         yield Finding(EVIDENCE_PRESENT, Subject("release gate"), Status.FAIL, text)
         return
-    release = Release(closure(evidence, roots), may_be_skipped=may_be_skipped, artifacts=artifacts or {})
+    guards = with_attested(closure(evidence, roots), evidence)
+    release = Release(guards, may_be_skipped=may_be_skipped, artifacts=artifacts or {})
     yield from verify_run(evidence, release, now=now)
 
 
@@ -247,25 +258,40 @@ def _by(algorithm: str, examined: Collection[Mapping[str, str]]) -> bool:
     return any(names & digests.keys() for digests in examined)
 
 
-def released(run: RunEvidence, dag_id: str, run_id: str, gate: str, trusted: TrustedKeys) -> list[tuple[str, Mapping[str, str]]]:
-    """Return the names and digest sets of what a gate of this run let pass, as it signed them.
+def released(evidence: Evidence, gate: tuple[str, int], *, attempt: str | None, now: datetime) -> list[Mapping[str, str]]:
+    """Return the digest sets of what a gate of this run let pass, as it signed them.
 
-    Raises :class:`EvidenceError` where it left no evidence, as one that was called a success by hand does not, or did not pass.
+    ``attempt`` is the one that Airflow shows as the gate's latest, None where it was not asked. What the gate rested on has to be
+    there as it was: nothing upstream attested anew since. That a guard did not pass was the gate's to judge.
+
+    Raises :class:`EvidenceError` where the gate left no evidence, as one that was called a success by hand does not, did not
+    pass, or rests on what is no longer so.
     """
-    evidence = run.load(dag_id, run_id, trusted, task_id=gate)
-    for item in evidence.unexcused((gate,)):
+    name = printable(gate[0])
+    attempts = evidence.attempts().get(gate)
+    for item in evidence.unexcused((gate[0],)):
         raise EvidenceError(f"evidence {printable(item.name)} {_reason(item)}")
-    attempts = evidence.attempts().get((gate, -1))
-    if not attempts:
+    if not attempts or attempt not in (None, attempts[-1].attested.attempt.attempt):
+        latest = "of its latest attempt " if attempts else ""
         raise EvidenceError(
-            f"gate {printable(gate)} left no evidence in this run: it did not run, whatever its state says. Clear it, to run it."
+            f"gate {name} left no evidence {latest}in this run: it did not run, whatever its state says. Clear it, to run it."
         )
     attested = attempts[-1].attested
     if attested.guard != GATE:
-        raise EvidenceError(f"task {printable(gate)} is no ReleaseGateOperator, but {printable(attested.guard)}. Name the gate.")
+        raise EvidenceError(f"task {name} is no ReleaseGateOperator, but {printable(attested.guard)}. Name the gate.")
     if attested.outcome != "PASSED":
-        raise EvidenceError(f"gate {printable(gate)} signed {attested.outcome}: {attested.reason}. Look at its log.")
-    return list(attested.subjects)
+        raise EvidenceError(f"gate {name} signed {attested.outcome}: {attested.reason}. Look at its log.")
+    guards = with_attested(closure(evidence, [gate]), evidence)
+    guards[gate[0]] = {gate[1]}  # another instance of a mapped gate is its own affair
+    witnesses = inputs_of(evidence, Release(guards))
+    # What the gate signed for although it had left no evidence, it was told to let be.
+    let_be = {link.task_id for witness in witnesses for link in witness.attested.links if link.sha256 is None}
+    for finding in verify_run(evidence, Release(guards, may_be_skipped=let_be), now=now):
+        if finding.status in (Status.FAIL, Status.ERROR) and finding.control is not GUARD_PASSED:
+            raise EvidenceError(
+                f"what gate {name} rested on is no longer so: {finding.subject} {finding.message}. Clear the gate."
+            )
+    return [digests for _, digests in attested.subjects]
 
 
 def inputs_of(evidence: Evidence, release: Release) -> list[Witness]:
@@ -320,7 +346,7 @@ def _not_current(
     elif release.known is not None:
         known = release.known.get(instance)
         if known is None:
-            text = "attested, and Airflow does not know of such a task instance in this run"
+            text = "attested, and Airflow does not know of such a task instance in this run any more. Trigger a new run"
         elif known.attempt != attested.attempt.attempt:
             text = f"attested try {attested.attempt.try_number}, and that is not its latest attempt{_shown(known)}"
         elif known.state != "success":
@@ -360,36 +386,39 @@ def _not_linked(
 
 def _swapped_manifests(present: Mapping[tuple[str, int], Witness]) -> Iterator[Finding]:
     """Find who read another manifest than was recorded at its place in this run: an older one is signed as well."""
-    written = {
-        name for witness in present.values() if witness.attested.guard == RECORDER for name, _ in witness.attested.subjects
-    }
+    recorders = {instance for instance, witness in present.items() if witness.attested.guard == RECORDER}
+    written = {name for instance in recorders for name, _ in present[instance].attested.subjects}
+    above = _recorders_above(present, recorders) if written else {}
     for instance, witness in present.items():
-        if witness.attested.guard == RECORDER:
-            continue
-        for name, digests in witness.attested.subjects:
+        for name, digests in witness.attested.subjects if instance not in recorders else ():
             if name not in written:
                 continue
             recorded = [
-                dict(recorded)
-                for above in _above(instance, present)
-                if present[above].attested.guard == RECORDER
-                for other, recorded in present[above].attested.subjects
-                if other == name
+                dict(there) for one in above[instance] for other, there in present[one].attested.subjects if other == name
             ]
             if recorded and dict(digests) not in recorded:
                 text = f"read another {name} than was recorded there in this run before it"
                 yield Finding(EVIDENCE_LINKED, _guard(instance), Status.FAIL, text)
 
 
-def _above(instance: tuple[str, int], present: Mapping[tuple[str, int], Witness]) -> set[tuple[str, int]]:
-    found: set[tuple[str, int]] = set()
-    waiting = [instance]
-    while waiting:
-        for link in present[waiting.pop()].attested.links:
-            other = (link.task_id, link.map_index)
-            if other in present and other not in found:
-                found.add(other)
-                waiting.append(other)
+def _recorders_above(
+    present: Mapping[tuple[str, int], Witness], recorders: Collection[tuple[str, int]]
+) -> dict[tuple[str, int], frozenset[tuple[str, int]]]:
+    """Return for each instance the recorders that its links lead to. Links are by digest, so there is no circle of them."""
+    found: dict[tuple[str, int], frozenset[tuple[str, int]]] = {}
+    for start in present:
+        waiting = [start]
+        while waiting:
+            here = waiting[-1]
+            linked = {(link.task_id, link.map_index) for link in present[here].attested.links} & present.keys()
+            open_ones = [other for other in linked if other not in found and other not in waiting]
+            if open_ones and here not in found:
+                waiting += open_ones
+                continue
+            waiting.pop()
+            if here not in found:
+                mine = {other for other in linked if other in recorders}
+                found[here] = frozenset(mine.union(*(found.get(other, frozenset()) for other in linked)))
     return found
 
 
@@ -411,24 +440,28 @@ def _not_passed(instance: tuple[str, int], witness: Witness, release: Release, n
             yield Finding(GUARD_PASSED, _guard(instance), Status.FAIL, f"passed by a waiver for {what} that expired on {until}")
 
 
-def examined_of(witnesses: Iterable[Witness]) -> list[Mapping[str, str]]:
-    """Return the digest sets of what guards examined and passed."""
-    passed = (witness.attested for witness in witnesses if witness.attested.outcome == "PASSED")
-    return [digests for attested in passed for _, digests in attested.subjects]
+def examined_of(witnesses: Iterable[Witness], name: str | None = None) -> list[Mapping[str, str]]:
+    """Return the digest sets of what guards examined and passed: what was looked at under a name, where anything was.
+
+    To record an artifact is not to examine it.
+    """
+    passed = [
+        subject
+        for witness in witnesses
+        if witness.attested.outcome == "PASSED" and witness.attested.guard != RECORDER
+        for subject in witness.attested.subjects
+    ]
+    return [digests for other, digests in passed if other == name] or [digests for _, digests in passed]
 
 
-def _artifacts(release: Release, witnesses: Iterable[Witness]) -> Iterator[Finding]:
-    examined: dict[tuple[str, str], list[str]] = {}
-    for witness in witnesses:
-        if witness.attested.outcome == "PASSED":
-            for _, digests in witness.attested.subjects:
-                for pair in digests.items():
-                    examined.setdefault(pair, []).append(witness.attested.attempt.task_id)
+def _artifacts(release: Release, witnesses: list[Witness]) -> Iterator[Finding]:
     for name, digest in release.artifacts.items():
-        ((pair),) = digest_set(digest).items()
-        by = sorted(set(examined.get(pair, ())))
-        if by:
-            text = f"examined by {', '.join(map(printable, by))}; {digest}"
+        subject = Subject(name, digest)
+        wanted = digest_set(digest)
+        if wanted in [dict(digests) for digests in examined_of(witnesses, subject.name)]:
+            by = {w.attested.attempt.task_id for w in witnesses for _, digests in w.attested.subjects if dict(digests) == wanted}
+            text = f"examined by {', '.join(map(printable, sorted(by)))}; {digest}"
         else:
+            by = set()
             text = f"no guard of this run examined it and passed: {digest}"
-        yield Finding(ARTIFACT_ATTESTED, Subject(name, digest), Status.PASS if by else Status.FAIL, text)
+        yield Finding(ARTIFACT_ATTESTED, subject, Status.PASS if by else Status.FAIL, text)

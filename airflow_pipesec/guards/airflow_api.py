@@ -209,7 +209,7 @@ class AirflowAPI:
         """Return the JSON object of a GET, None where there is none. Raises ``NotAnswered`` for all else that is no answer."""
         import httpx
 
-        from airflow_pipesec.checks.access import NotAnswered
+        from airflow_pipesec.checks.access import NotAnswered, Unreachable
 
         try:
             answer = self._signed_in().get(path, params=query)
@@ -222,20 +222,24 @@ class AirflowAPI:
                 raise NotAnswered(f"the token of {who} was not accepted (HTTP 401): it has expired; run the guard again")
             if answer.status_code == 403:
                 raise NotAnswered(f"{who} may not ask (HTTP 403): permit it to read {_what_is_behind(path)}")
+            if answer.status_code >= 500:
+                raise Unreachable(f"the API server answered HTTP {answer.status_code}: look at its log")
             if answer.status_code != 200:
                 raise NotAnswered(f"the API server answered HTTP {answer.status_code}: look at its log")
             document = answer.json()
             if not isinstance(document, dict):
                 raise TypeError(type(document).__name__)
             return document
-        except (httpx.HTTPError, ValueError) as error:
+        except httpx.HTTPError as error:
+            raise Unreachable(_unreachable(self.conn_id, error)) from None
+        except ValueError as error:
             raise NotAnswered(_unreachable(self.conn_id, error)) from None
 
     def _signed_in(self) -> httpx.Client:
         import httpx
         from airflow.sdk.log import mask_secret
 
-        from airflow_pipesec.checks.access import NotAnswered
+        from airflow_pipesec.checks.access import NotAnswered, Unreachable
 
         if self._client is None:
             connection = get_connection(self.conn_id, "airflow_conn_id")
@@ -254,7 +258,10 @@ class AirflowAPI:
             try:
                 answer = client.post("/auth/token", json=body)
                 token = answer.json().get("access_token") if answer.status_code in (200, 201) else None
-            except (httpx.HTTPError, ValueError) as error:
+            except httpx.HTTPError as error:
+                client.close()
+                raise Unreachable(_unreachable(self.conn_id, error)) from None
+            except ValueError as error:
                 client.close()
                 raise NotAnswered(_unreachable(self.conn_id, error)) from None
             if not token:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, cast
 
@@ -15,10 +15,19 @@ if TYPE_CHECKING:
     from airflow.sdk import BaseOperator, Context
 
     from airflow_pipesec.attestation import Attempt
-    from airflow_pipesec.evidence import RunEvidence
+    from airflow_pipesec.evidence import Evidence, RunEvidence
     from airflow_pipesec.signing import Signer
 
-__all__ = ["Notary", "edges_above", "expected_above", "guards_above", "instances_above", "is_guard", "nearest_guards"]
+__all__ = [
+    "Notary",
+    "all_instances",
+    "edges_above",
+    "expected_above",
+    "guards_above",
+    "instances_above",
+    "is_guard",
+    "nearest_guards",
+]
 
 MOST_FINDINGS = 500  # in an attestation; the rest is counted
 
@@ -198,3 +207,21 @@ def edges_above(context: Context) -> dict[str, dict[str, bool]]:
         name: {other: _goes_along(tasks[other], tasks[name]) for other in nearest_guards(tasks[name])}
         for name in guards_above(task)
     }
+
+
+def all_instances(
+    context: Context, expected: Mapping[str, Collection[int]], known: Iterable[tuple[str, int]], evidence: Evidence
+) -> dict[str, set[int]]:
+    """Return every instance of the guards that anybody tells of: Airflow's two ways of being asked, and the evidence itself.
+
+    In a mapped task group, a gate answers for the instances of its own index alone.
+    """
+    from airflow_pipesec.checks.release import with_attested
+
+    found = with_attested(expected, evidence)
+    for guard, index in known:
+        found.setdefault(guard, set()).add(index)
+    ti: Any = context["ti"]
+    task: Any = context["task"]
+    tasks = _tasks_of(task)
+    return {name: {ti.map_index} if _goes_along(tasks[name], tasks[task.task_id]) else indexes for name, indexes in found.items()}

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from airflow_pipesec import __version__
-from airflow_pipesec.errors import ConfigurationError
+from airflow_pipesec.errors import ConfigurationError, StorageError
 from airflow_pipesec.findings import Finding, Status, Subject, printable
 from airflow_pipesec.guards.base import GuardOperator, open_location
 from airflow_pipesec.guards.integrity import log_progress
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from airflow_pipesec.guards.airflow_api import Act
     from airflow_pipesec.manifest import Manifest
     from airflow_pipesec.policy import Policy
+    from airflow_pipesec.storage import Store
 
 __all__ = ["ReleaseGateOperator"]
 
@@ -84,7 +85,7 @@ class ReleaseGateOperator(GuardOperator):
     def findings(self, context: Context) -> Iterable[Finding]:
         """Read the run's evidence, ask Airflow, hash the artifact, and hold all of it against the DAG."""
         from airflow_pipesec.checks.release import Release, examined_of, inputs_of, stock_of, verify_run
-        from airflow_pipesec.guards.evidence import edges_above, expected_above
+        from airflow_pipesec.guards.evidence import all_instances, edges_above, expected_above
         from airflow_pipesec.guards.trust import configured_signer, configured_trusted_keys, run_evidence
 
         skippable = self.may_be_skipped
@@ -114,28 +115,40 @@ class ReleaseGateOperator(GuardOperator):
                 yield told
                 return
             known = told
-            guards = {name: {index for task, index in known if task == name} or (-1,) for name in guards}
         evidence = run_evidence(dag_id, run_id).load(dag_id, run_id, trusted)
+        demanded = all_instances(context, guards, known or (), evidence)
         version = getattr(ti, "dag_version_id", None)
         release = Release(
-            guards=guards,
+            guards=demanded,
             edges=edges_above(context),
             known=known,
             may_be_skipped=skippable,
             dag_version=None if version is None else str(version),
         )
         self._inputs: list[Witness] = inputs_of(evidence, release)
+        store = open_location(self.artifact, self.aws_conn_id)
+        self._apart(store)
         manifest, problems = stock_of(
-            open_location(self.artifact, self.aws_conn_id),
-            examined_of(self._inputs),
+            store,
+            examined_of(self._inputs, printable(store.url)),
             workers=self.workers,
             progress=log_progress(self.log),
         )
         yield from problems
         self._shipped: Manifest | None = manifest
         if manifest is not None:
-            release = replace(release, artifacts={self.artifact: manifest.digest})
+            release = replace(release, artifacts={store.url: manifest.digest})
         yield from verify_run(evidence, release, now=datetime.now(UTC))
+
+    def _apart(self, artifact: Store) -> None:
+        """Raise where the summary would replace the artifact, or become a part of it."""
+        if self.vsa is None:
+            return
+        summary = open_location(self.vsa, self.aws_conn_id)
+        if artifact.same_place(summary) or artifact.name_of(summary) is not None or summary.name_of(artifact) is not None:
+            raise ConfigurationError(
+                f"vsa={printable(summary.url)} lies in the artifact, which it would change. Give a place beside it."
+            )
 
     def _unasked(self) -> Finding | None:
         from airflow_pipesec.checks.release import AIRFLOW_TELLS
@@ -151,7 +164,7 @@ class ReleaseGateOperator(GuardOperator):
 
     def _ask(self, context: Context, guards: list[str]) -> dict[tuple[str, int], Known] | Finding:
         """Return what Airflow shows of the guards' instances, or the finding that it could not be asked."""
-        from airflow_pipesec.checks.access import NotAnswered
+        from airflow_pipesec.checks.access import NotAnswered, Unreachable
         from airflow_pipesec.checks.release import AIRFLOW_TELLS, Known
         from airflow_pipesec.guards.airflow_api import AirflowAPI
 
@@ -160,6 +173,8 @@ class ReleaseGateOperator(GuardOperator):
         try:
             acts = api.acts(run.dag_id, run.run_id, run.run_after)
             instances = api.instances(run.dag_id, run.run_id, guards)
+        except Unreachable as error:
+            raise StorageError(f"Airflow: {error}") from None  # a retry may find it up again
         except NotAnswered as error:
             return Finding(AIRFLOW_TELLS, Subject("Airflow"), Status.ERROR, str(error))
         finally:
@@ -175,18 +190,22 @@ class ReleaseGateOperator(GuardOperator):
         """Write the verification summary of what was hashed, whatever the verdict is."""
         super()._attested(context)
         from airflow_pipesec.attestation import digest_set, seal, verification_summary
+        from airflow_pipesec.evidence import folder_of, name_of
 
         manifest, concluded = getattr(self, "_shipped", None), self._conclusion
         if manifest is None or concluded.notary is None:
             return
         notary = concluded.notary
+        folder = folder_of(notary.attempt.dag_id, notary.attempt.run_id)
+        inputs = [(witness.name, witness.sha256) for witness in getattr(self, "_inputs", ())]
+        inputs.append((name_of(notary.attempt), str(concluded.attestation)))
         summary = verification_summary(
-            resource=self.artifact,
+            resource=open_location(self.artifact, self.aws_conn_id).url,
             digest=digest_set(manifest.digest),
             passed=concluded.verdict.passed,
             policy=concluded.policy.document(),
             policy_uri=self.policy if isinstance(self.policy, str) else "urn:airflow-pipesec:policy",
-            inputs=[(witness.name, witness.sha256) for witness in getattr(self, "_inputs", ())],
+            inputs=[(f"{folder}/{name}", sha256) for name, sha256 in inputs],
             verified=datetime.now(UTC),
             version=__version__,
         )

@@ -1,6 +1,6 @@
 """Trust: what signs here, whom a gate believes, and where evidence goes: from Airflow's configuration and nowhere else.
 
-A DAG names none of it, for who may edit a DAG must not choose whose word counts.
+No parameter of a DAG names any of it: it is not for who uses a guard to choose whose word counts.
 """
 
 from __future__ import annotations
