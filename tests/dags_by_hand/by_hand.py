@@ -31,6 +31,13 @@ def judge() -> Any:
     yield Finding(GOOD, Subject("thing"), Status.FAIL if bad else Status.PASS, "is bad" if bad else "is good")
 
 
+@task.guard
+def judge_each(number: int) -> Any:
+    """Pass, unless the run was told that this one is bad."""
+    bad = (get_current_context()["dag_run"].conf or {}).get("bad_one") == number
+    yield Finding(GOOD, Subject(f"thing {number}"), Status.FAIL if bad else Status.PASS, "is bad" if bad else "is good")
+
+
 @task
 def deploy(folder: str) -> str:
     """Ship what the gate let pass."""
@@ -44,4 +51,4 @@ with DAG("by_hand", schedule=None, start_date=datetime(2026, 1, 1, tz="UTC"), ca
     with TaskGroup("checks") as checks:
         judge()
     gate = ReleaseGateOperator(task_id="gate", artifact=f"{RUN}/model")
-    train(f"{RUN}/model") >> record >> verify >> checks >> gate >> deploy(f"{RUN}/model")
+    train(f"{RUN}/model") >> record >> verify >> judge_each.expand(number=[0, 1]) >> checks >> gate >> deploy(f"{RUN}/model")

@@ -80,11 +80,12 @@ def log_of(stack: Stack, run: str, task: str) -> str:
 @pytest.fixture(scope="module")
 def runs(stack: Stack) -> dict[str, str]:
     """One run for each way, all under way at once, and one that nobody touches."""
-    ways = ("one", "bulk", "group", "clear", "run", "skip", "good_cleared")
-    started = {way: stack.trigger(DAG, user="olga", bad=way != "good_cleared") for way in ways}
+    bad, good = ("one", "bulk", "group", "clear", "run", "skip"), ("good_cleared", "gate_forged")
+    started = {way: stack.trigger(DAG, user="olga", bad=way in bad) for way in (*bad, *good)}
+    started["deleted"] = stack.trigger(DAG, user="olga", bad_one=1)
     started["untouched"] = started["good_cleared"]
     for way, run in started.items():
-        wanted = "success" if run == started["untouched"] else "failed"
+        wanted = "success" if way in (*good, "untouched") else "failed"
         until(f"the run of {way} is {wanted}", lambda run=run: stack.run_of(DAG, run)["state"] in ("success", "failed"))
         assert stack.run_of(DAG, run)["state"] == wanted, log_of(stack, run, "gate")
     return started
@@ -133,6 +134,31 @@ def test_a_guard_that_had_passed_and_was_cleared_and_marked_does_not_pass_again(
     as_eve(stack, "POST", "/clearTaskInstances", clear)
     until("the gate has run again", lambda: state(stack, run, "gate") == "failed")
     assert "attested try 1, and that is not its latest attempt. Airflow shows try" in log_of(stack, run, "gate")
+
+
+def cleared(stack: Stack, run: str, task: str, *, downstream: bool) -> None:
+    body = {"dry_run": False, "task_ids": [task], "include_downstream": downstream, "only_failed": False, "dag_run_id": run}
+    as_eve(stack, "POST", "/clearTaskInstances", body)
+
+
+def test_an_instance_of_a_mapped_guard_that_failed_and_was_deleted_is_not_forgotten(stack: Stack, runs: dict[str, str]) -> None:
+    run = runs["deleted"]
+    as_eve(stack, "DELETE", f"/dagRuns/{run}/taskInstances/judge_each?map_index=1", None)
+    cleared(stack, run, GUARD, downstream=True)
+    until("the gate has run", lambda: state(stack, run, "gate") in ("failed", "success"))
+    assert state(stack, run, "gate") == "failed"
+    assert "guard judge_each[1]: signed FAILED: 1 failed" in log_of(stack, run, "gate")
+    until("the deployment will not be", lambda: state(stack, run, "deploy") == "upstream_failed")
+
+
+def test_a_gate_that_passed_once_and_was_cleared_and_marked_ships_nothing(stack: Stack, runs: dict[str, str]) -> None:
+    run = runs["gate_forged"]
+    body = {"dry_run": False, "task_ids": ["gate"], "include_downstream": False, "only_failed": False, "reset_dag_runs": False}
+    as_eve(stack, "POST", "/clearTaskInstances", body | {"dag_run_id": run})
+    as_eve(stack, "PATCH", f"/dagRuns/{run}/taskInstances/gate", {"new_state": "success"})
+    cleared(stack, run, "deploy", downstream=False)
+    until("the deployment was tried", lambda: state(stack, run, "deploy") == "failed")
+    assert "gate gate left no evidence of its latest attempt in this run" in log_of(stack, run, "deploy")
 
 
 def test_a_run_that_was_called_a_success_ships_nothing(
