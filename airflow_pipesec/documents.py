@@ -34,6 +34,8 @@ def demand_plain(document: Any) -> None:
         _demand_plain(document)
     except _Refused as error:
         raise EvidenceError(f"a document cannot be written: {error}. Leave that out of it.") from None
+    except RecursionError:
+        raise EvidenceError("a document cannot be read: no room is left on the stack. Look at what called for it.") from None
 
 
 def _dumped(document: Any) -> bytes:

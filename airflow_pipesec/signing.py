@@ -148,10 +148,7 @@ class KMSSigner:
         if self._client is None:
             import boto3
 
-            from airflow_pipesec.storage_remote import aws_errors
-
-            with aws_errors(f"KMS key {self.key}"):
-                self._client = boto3.client("kms")
+            self._client = boto3.client("kms")
         return self._client
 
     @property

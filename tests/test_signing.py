@@ -335,6 +335,20 @@ def test_a_symmetric_key_that_kms_itself_refuses_is_the_authors_mistake(kms: Any
             _ = KMSSigner("alias/x", kms).key_id
 
 
+def test_a_key_of_kms_for_another_use_is_refused_although_its_kind_would_do(kms: Any) -> None:
+    from botocore.stub import Stubber
+
+    der = P256.public_key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    for use, fits in (("SIGN_VERIFY", True), ("KEY_AGREEMENT", False)):
+        with Stubber(kms) as stub:
+            stub.add_response("get_public_key", {"KeyId": "x", "PublicKey": der, "KeyUsage": use})
+            if fits:
+                assert KMSSigner("alias/x", kms).key_id == P256.key_id
+            else:
+                with pytest.raises(ConfigurationError, match="does not sign on P-256"):
+                    _ = KMSSigner("alias/x", kms).key_id
+
+
 @pytest.mark.parametrize(
     ("code", "error"),
     [
