@@ -83,7 +83,7 @@ setup(
     ],
     python_requires=">=3.11",
     packages=find_packages(include=["airflow_pipesec", "airflow_pipesec.*"]),
-    package_data={"airflow_pipesec": ["py.typed"]},
+    package_data={"airflow_pipesec": ["py.typed", "*.yaml"]},
     install_requires=[
         "apache-airflow>=3.3,<4",
         "great-expectations>=1.24",

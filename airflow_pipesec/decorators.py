@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, nullcontext
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,11 @@ __all__ = ["GuardDecoratedOperator", "guard_task"]
 
 
 class GuardDecoratedOperator(DecoratedOperator, GuardOperator):
-    """The operator behind ``@task.guard``. The function yields (or returns) findings; none at all is a failure."""
+    """The operator behind ``@task.guard``. The function yields (or returns) findings; none at all is a failure.
+
+    :param threats: ids of the threats of the catalogue that the function answers, such as ``("drift",)``, for coverage. Not
+        templated: what a guard answers does not depend on the run.
+    """
 
     custom_operator_name = "@task.guard"
     template_fields = (*DecoratedOperator.template_fields, *Guard.template_fields)
@@ -28,6 +32,10 @@ class GuardDecoratedOperator(DecoratedOperator, GuardOperator):
     op_args: Any
     op_kwargs: Any
     python_callable: Callable[..., Iterable[Finding]]
+
+    def __init__(self, *, threats: Collection[str] = (), **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.threats = threats
 
     def findings(self, context: Context) -> Iterable[Finding]:
         """Call the function with its arguments and those context variables that its signature names."""
@@ -66,7 +74,10 @@ def _without_words(
 
 
 def guard_task(python_callable: Callable[..., Iterable[Finding]] | None = None, **kwargs: Any) -> TaskDecorator:
-    """Turn a function that yields findings into a guard task. Use it as ``@task.guard`` or ``@task.guard(policy=…)``."""
+    """Turn a function that yields findings into a guard task. Use it as ``@task.guard`` or ``@task.guard(policy=…)``.
+
+    ``threats=("drift",)`` says what the function answers, see :class:`GuardDecoratedOperator`.
+    """
     return task_decorator_factory(
         python_callable=python_callable,
         decorated_operator_class=GuardDecoratedOperator,

@@ -67,6 +67,13 @@ def test_the_wheel_works_outside_the_checkout(installed: Path, tmp_path: Path) -
     assert "HashVerificationSensor" in where
 
 
+def test_the_wheel_has_the_catalogue_of_threats(installed: Path, tmp_path: Path) -> None:
+    program = "from airflow_pipesec import threats as t; print(t.__file__); print(*t.catalogue())"
+    where, ids = run(installed, tmp_path, "-c", program).stdout.splitlines()
+    assert where.startswith(str(installed))
+    assert "data-poisoning" in ids.split()
+
+
 def test_the_wheel_says_what_it_is(installed: Path) -> None:
     (folder,) = installed.glob("*.dist-info")
     built = Distribution.at(folder)

@@ -63,6 +63,7 @@ class RBACAssertion(Guard):
         "airflow_conn_id",
         *Guard.template_fields,
     )
+    threats: Collection[str] = ("missing-access-control",)
 
     def __init__(
         self,

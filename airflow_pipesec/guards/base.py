@@ -82,9 +82,14 @@ class Guard(metaclass=BaseOperatorMeta):
     summary, pushed for a pass and for a failure: outcome, counts, control ids, seconds and the attestation's digest, no data. A
     guard that verified a file or a tree pushes a handle of it as well, under the key ``handle``, when it passed: with it
     :mod:`airflow_pipesec.consume` gives out just the bytes that were verified.
+
+    ``threats`` are the ids of the threats of the catalogue that this guard answers, for coverage, see
+    :mod:`airflow_pipesec.threats`. They change nothing about what the guard does.
     """
 
     template_fields: Collection[str] = ("policy", "on_failure")
+    # Set it on your own guard, too. A class that inherits from a guard of this package answers what that one does.
+    threats: Collection[str] = ()
     ui_color = "#d8e8f0"
     ui_fgcolor = "#102a43"
 
@@ -95,6 +100,12 @@ class Guard(metaclass=BaseOperatorMeta):
     policy: str | Mapping[str, Any] | None
     on_failure: str
     _conclusion: Conclusion
+
+    @classmethod
+    def get_serialized_fields(cls) -> frozenset[str]:
+        """Add ``threats`` to Airflow's, so that the serialized DAG tells them. Of a mapped guard it tells those it was given."""
+        fields: frozenset[str] = cast("Any", super()).get_serialized_fields()
+        return fields | {"threats"}
 
     def findings(self, context: Context) -> Iterable[Finding]:
         """Yield what the check observes. Every guard defines this; it runs once per try, or once per poke of a sensor."""

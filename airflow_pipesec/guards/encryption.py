@@ -45,6 +45,8 @@ class EncryptionAtRest(Guard):
     """
 
     template_fields: Collection[str] = ("targets", "require", "kms_key_arn", "inventory", "aws_conn_id", *Guard.template_fields)
+    # Not transport: only of a bucket it asks whether plain HTTP is refused, and local files have no such thing.
+    threats: Collection[str] = ("unsecured-storage",)
 
     if TYPE_CHECKING:
         log: Any
@@ -129,6 +131,8 @@ class EncryptArtifactOperator(GuardOperator):
     """
 
     template_fields: Collection[str] = ("source", "target", "recipients", "aws_conn_id", *Guard.template_fields)
+    # What is encrypted for its recipients is so wherever it lies and by whatever way it goes.
+    threats: Collection[str] = ("unsecured-storage", "unsecured-transport", "model-theft")
 
     def __init__(
         self,
@@ -174,6 +178,8 @@ class DecryptArtifactOperator(GuardOperator):
     """
 
     template_fields: Collection[str] = ("source", "target", "identity", "aws_conn_id", *Guard.template_fields)
+    # Not tampering: a changed byte fails, but whoever knows a recipient can encrypt another file for them.
+    threats: Collection[str] = ("unsecured-storage", "unsecured-transport")
 
     def __init__(self, *, source: str, target: str, identity: str, aws_conn_id: str | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)

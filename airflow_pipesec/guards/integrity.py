@@ -43,6 +43,7 @@ class HashManifestOperator(GuardOperator):
     """
 
     template_fields: Collection[str] = ("root", "manifest", "algorithm", "aws_conn_id", *Guard.template_fields)
+    threats: Collection[str] = ("tampered-artifacts",)
 
     def __init__(
         self,
@@ -106,6 +107,8 @@ class HashVerification(Guard):
     """
 
     template_fields: Collection[str] = ("root", "manifest", "expected", "aws_conn_id", *Guard.template_fields)
+    # What comes from outside is held to a digest or a signature; whether its maker meant well is another matter.
+    threats: Collection[str] = ("supply-chain", "tampered-artifacts")
 
     if TYPE_CHECKING:
         log: Any

@@ -66,6 +66,8 @@ class DataValidation(Guard):
         "aws_conn_id",
         *Guard.template_fields,
     )
+    # Not drift or bias: an expectation may look for them, but whether one does is the suite's.
+    threats: Collection[str] = ("unvalidated-input", "data-poisoning")
 
     def __init__(
         self,

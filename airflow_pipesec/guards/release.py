@@ -55,6 +55,7 @@ class ReleaseGateOperator(GuardOperator):
 
     # Not airflow_conn_id: rendered from a param, it would be who triggers the run that decides whether Airflow is asked.
     template_fields: Collection[str] = ("artifact", "vsa", "aws_conn_id", *GuardOperator.template_fields)
+    threats: Collection[str] = ("tampered-artifacts", "no-audit-trail")
 
     def __init__(
         self,
