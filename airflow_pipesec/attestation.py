@@ -69,10 +69,13 @@ def seal(document: Mapping[str, Any], signer: Signer | None) -> bytes:
     Raises :class:`EvidenceError` for one that :func:`unseal` would not take back, and what the signer raises.
     """
     payload = canonical(document)
-    signatures = []
     if signer is not None:
-        signatures.append({"keyid": signer.key_id, "sig": _base64(signer.sign(pae(payload)))})
-    envelope = canonical({"payload": _base64(payload), "payloadType": PAYLOAD_TYPE, "signatures": signatures})
+        return sealed(payload, PAYLOAD_TYPE, signer)
+    return _enveloped(payload, PAYLOAD_TYPE, [])
+
+
+def _enveloped(payload: bytes, payload_type: str, signatures: list[dict[str, str]]) -> bytes:
+    envelope = canonical({"payload": _base64(payload), "payloadType": payload_type, "signatures": signatures})
     if len(envelope) > MAX_ENVELOPE:
         raise EvidenceError(
             f"the envelope would be larger than {MAX_ENVELOPE} bytes, and nobody would read it. Shorten the policy."
@@ -93,13 +96,27 @@ def unseal(envelope: bytes, trusted: TrustedKeys) -> Opened:
 
     Raises :class:`EvidenceError` saying why, and quoting nothing but names, for every other envelope.
     """
+    payload, key = unsealed(envelope, trusted, PAYLOAD_TYPE)
+    document = strict_json(payload, "the statement")
+    if not isinstance(document, dict):
+        raise EvidenceError("the statement is not an object")
+    return Opened(document, key, hashlib.sha256(envelope).hexdigest())
+
+
+def sealed(payload: bytes, payload_type: str, signer: Signer) -> bytes:
+    """Return the signed envelope around any bytes. Raises :class:`EvidenceError` where it would be too large to be read."""
+    return _enveloped(payload, payload_type, [{"keyid": signer.key_id, "sig": _base64(signer.sign(pae(payload, payload_type)))}])
+
+
+def unsealed(envelope: bytes, trusted: TrustedKeys, payload_type: str) -> tuple[bytes, TrustedKey]:
+    """Return the bytes of that type in an envelope, and the trusted key that signed them. Raises as :func:`unseal` does."""
     if len(envelope) > MAX_ENVELOPE:
         raise EvidenceError(f"the envelope is larger than {MAX_ENVELOPE} bytes")
     outer = strict_json(envelope, "the envelope")
     if not isinstance(outer, dict) or set(outer) != {"payload", "payloadType", "signatures"}:
         raise EvidenceError("the envelope has not just payload, payloadType and signatures")
-    if outer["payloadType"] != PAYLOAD_TYPE:
-        raise EvidenceError(f"the payload's type is not {PAYLOAD_TYPE}")
+    if outer["payloadType"] != payload_type:
+        raise EvidenceError(f"the payload's type is not {payload_type}")
     signatures = outer["signatures"]
     if signatures == []:
         raise EvidenceError("it is not signed")
@@ -109,11 +126,8 @@ def unseal(envelope: bytes, trusted: TrustedKeys) -> Opened:
     if not isinstance(one, dict) or set(one) != {"keyid", "sig"} or not all(isinstance(part, str) for part in one.values()):
         raise EvidenceError("the signature has not just keyid and sig")
     payload = strict_base64(outer["payload"], "the payload")
-    key = trusted.verify(one["keyid"], pae(payload), strict_base64(one["sig"], "the signature"))
-    document = strict_json(payload, "the statement")
-    if not isinstance(document, dict):
-        raise EvidenceError("the statement is not an object")
-    return Opened(document, key, hashlib.sha256(envelope).hexdigest())
+    key = trusted.verify(one["keyid"], pae(payload, payload_type), strict_base64(one["sig"], "the signature"))
+    return payload, key
 
 
 def _base64(data: bytes) -> str:

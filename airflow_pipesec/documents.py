@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from airflow_pipesec.errors import ConfigurationError, EvidenceError, PipesecError, unique_keys
 
-__all__ = ["canonical", "demand_plain", "strict_base64", "strict_json", "strict_yaml"]
+__all__ = ["canonical", "demand_plain", "place_in_yaml", "strict_base64", "strict_json", "strict_yaml"]
 
 _PROBLEMS = ("a key is given twice", "a key is not text", "aliases are not allowed")
 MOST = 2**53 - 1  # beyond it, readers whose numbers are all floating-point see another one
@@ -158,3 +158,26 @@ def strict_yaml(raw: bytes, where: str, error: Callable[[str], PipesecError] = C
     except Exception as fault:
         # Values such as a number too long to be one: what constructing them raises depends on the value.
         raise error(f"{where} is not valid YAML: a value cannot be read ({type(fault).__name__}). Mend the file.") from None
+
+
+def place_in_yaml(raw: bytes, path: Iterable[int | str]) -> tuple[int, int] | None:
+    """Return line and column, from 1, of a part of a YAML document that :func:`strict_yaml` reads: of its key where it has one.
+
+    Of a part that is not there, the place of what it would be in. None where there is nothing to point at.
+    """
+    import yaml
+
+    node = yaml.compose(raw, Loader=yaml.SafeLoader)
+    mark = None if node is None else node.start_mark
+    for part in path:
+        if isinstance(node, yaml.MappingNode):
+            found = next(((key, value) for key, value in node.value if key.value == part), None)
+            if found is None:
+                break
+            mark, node = found[0].start_mark, found[1]
+        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
+            node = node.value[part]
+            mark = node.start_mark
+        else:
+            break
+    return None if mark is None else (mark.line + 1, mark.column + 1)

@@ -5,7 +5,8 @@
     PipesecError
     ├── ConfigurationError        what the author wrote cannot work: fix it, a retry will not help
     │   ├── FindingError          a finding or control that cannot be one; also a ValueError
-    │   └── PolicyError           a policy or waiver that cannot be read
+    │   ├── PolicyError           a policy or waiver that cannot be read
+    │   └── PlanError             a plan that cannot be read, or that a DAG cannot be woven by
     ├── ManifestError             a manifest that is malformed or contradicts itself
     ├── EvidenceError             evidence that is malformed, forged, or signed by nobody who is trusted
     ├── EncryptionError           an encrypted file that is malformed, tampered with, or not for us
@@ -37,6 +38,7 @@ __all__ = [
     "ObjectMissing",
     "ObjectRefused",
     "PipesecError",
+    "PlanError",
     "PolicyError",
     "StorageError",
     "VerificationError",
@@ -59,6 +61,10 @@ class FindingError(ConfigurationError, ValueError):
 
 class PolicyError(ConfigurationError):
     """A policy, or a waiver in it, cannot be read."""
+
+
+class PlanError(ConfigurationError):
+    """A plan cannot be read, or a DAG cannot be guarded as it says."""
 
 
 class ManifestError(PipesecError):

@@ -1,0 +1,184 @@
+"""DAGs: what a plan, a pipeline and a picture need to know of Airflow's own objects."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from airflow_pipesec.guards.base import Guard, GuardSensor
+from airflow_pipesec.guards.evidence import is_guard
+from airflow_pipesec.pipeline import Kind, Node, Pipeline
+from airflow_pipesec.plan import Facts, Task
+
+if TYPE_CHECKING:
+    from airflow.sdk import DAG
+
+__all__ = ["bundle_of", "data_edges", "facts_of", "pipeline_of", "tasks_of"]
+
+_NOTHING = (str, int, float, bool, type(None))
+
+
+def facts_of(dag: DAG) -> Facts:
+    """Return what a plan is told of a DAG."""
+    return Facts(dag.dag_id, sorted(dag.tags), bundle_of(dag.fileloc))
+
+
+def bundle_of(file: str) -> str | None:
+    """Return the name of the DAG bundle that a file is in, as Airflow is configured here; None where it is in none.
+
+    Of bundles within each other the innermost. Bundles are not opened for it: all but local folders lie under Airflow's storage
+    path, by name.
+    """
+    from airflow.dag_processing.bundles import base
+    from airflow.sdk.configuration import conf
+
+    storage: Any = base.get_bundle_storage_root_path
+    found: tuple[int, str] | None = None
+    for entry in conf.getjson("dag_processor", "dag_bundle_config_list", fallback=[]) or []:
+        name, given = str(entry.get("name")), entry.get("kwargs") or {}
+        local = str(entry.get("classpath", "")).endswith(".LocalDagBundle")
+        place = (given.get("path") or conf.get("core", "dags_folder")) if local else Path(str(storage())) / name
+        for folder in {Path(place), Path(place).resolve()}:
+            if any(Path(one).is_relative_to(folder) for one in (file, Path(file).resolve())):
+                size = len(folder.parts)
+                found = max(found, (size, name)) if found else (size, name)
+    return None if found is None else found[1]
+
+
+def _ours(cls: type) -> bool:
+    """Whether a class is really one of this package's, whatever it says of itself."""
+    module = sys.modules.get(cls.__module__)
+    return cls.__module__.startswith("airflow_pipesec.") and getattr(module, cls.__name__, None) is cls
+
+
+def tasks_of(dag: DAG, *, strict: bool = False) -> list[Task]:
+    """Return what a plan is told of a DAG's tasks, in an order that is the same in every process.
+
+    Guards, and tasks that run nothing, are never meant. Setup and teardown are meant by their own id alone, unless ``strict``:
+    then they are meant like others, and so are guards of the author's own making.
+    """
+    found = []
+    for name, task in dag.task_dict.items():
+        cls = task.operator_class
+        if _runs_nothing(task) or (is_guard(task) and (_trusted(cls) or not strict)):
+            continue
+        named_only = not strict and bool(task.is_setup or task.is_teardown)
+        found.append(Task(name, _names_of(cls), named_only))
+    return found
+
+
+def _trusted(cls: type) -> bool:
+    from airflow_pipesec.decorators import GuardDecoratedOperator
+
+    return _ours(cls) and not issubclass(cls, GuardDecoratedOperator)
+
+
+_NAMES: dict[type, frozenset[str]] = {}
+
+
+def _names_of(cls: type) -> frozenset[str]:
+    if cls not in _NAMES:
+        names = {getattr(cls, "custom_operator_name", cls.__name__)}
+        for one in cls.__mro__[:-1]:
+            names |= {one.__name__, f"{one.__module__}.{one.__name__}"}
+        _NAMES[cls] = frozenset(names)
+    return _NAMES[cls]
+
+
+def _runs_nothing(task: Any) -> bool:
+    from airflow.providers.standard.operators.empty import EmptyOperator
+
+    # A class that derives from it may do anything, and a callback runs.
+    return task.operator_class is EmptyOperator and not any(
+        getattr(task, f"on_{when}_callback", None) for when in ("execute", "success", "failure", "retry", "skipped")
+    )
+
+
+def pipeline_of(dag: DAG) -> Pipeline:
+    """Return the shape of a DAG. Its tasks come in an order in which each follows those upstream of it."""
+    tasks = dag.task_dict
+    left = {name: len(task.upstream_task_ids) for name, task in tasks.items()}
+    ready = [name for name, number in left.items() if not number]
+    nodes: dict[str, Node] = {}
+    place = {name: number for number, name in enumerate(tasks)}
+    for name in ready:  # grows while it is gone through
+        nodes[name] = _node(tasks[name])
+        for other in sorted(tasks[name].downstream_task_ids, key=place.__getitem__):
+            left[other] -= 1
+            if not left[other]:
+                ready.append(other)
+    return Pipeline(dag.dag_id, nodes)
+
+
+def _node(task: Any) -> Node:
+    cls = task.operator_class
+    guard = issubclass(cls, Guard)
+    if guard:
+        kind = Kind.GUARD
+    elif task.is_teardown:
+        kind = Kind.TEARDOWN
+    elif task.is_setup:
+        kind = Kind.SETUP
+    else:
+        kind = Kind.EMPTY if _runs_nothing(task) else Kind.STAGE
+    group = task.task_group.group_id if task.task_group is not None else None
+    rule = task.trigger_rule
+    own: dict[str, Any] = _of_guard(task, cls) if guard else {}
+    return Node(
+        id=task.task_id,
+        upstream=tuple(sorted(task.upstream_task_ids)),
+        kind=kind,
+        rule=str(getattr(rule, "value", rule)),
+        skips=not guard and bool(task.inherits_from_skipmixin),
+        operator=getattr(cls, "custom_operator_name", cls.__name__),
+        label=task.label,
+        group=group,
+        **own,
+    )
+
+
+def _of_guard(task: Any, cls: type) -> dict[str, Any]:
+    mapped = not isinstance(task, Guard)
+    given: dict[str, Any] = task.partial_kwargs if mapped else vars(task)
+    on_failure = given.get("on_failure", "fail")
+    return {
+        # An expansion into nothing is skipped; a sensor may be told to skip instead of failing.
+        "may_skip": mapped
+        or on_failure != "fail"
+        or (issubclass(cls, GuardSensor) and any(given.get(name) for name in ("soft_fail", "never_fail"))),
+        # What is rendered when the task runs may come to be anything.
+        "warns": on_failure not in ("fail", "skip_downstream"),
+        "threats": tuple(given.get("threats") or getattr(cls, "threats", None) or ()),
+    }
+
+
+def data_edges(task: Any) -> set[str]:
+    """Return the ids of the tasks whose results a task is given: as an argument, or by its expansion or its TaskGroup's."""
+    found = {operator.task_id for operator in _references(task)}
+    for group in _mapped_groups(task):
+        found |= {operator.task_id for operator in group.iter_mapped_dependencies()}
+    return found
+
+
+def _references(task: Any) -> Iterator[Any]:
+    from airflow.sdk.definitions.mappedoperator import MappedOperator
+    from airflow.sdk.definitions.xcom_arg import XComArg
+
+    if isinstance(task, MappedOperator):
+        yield from task.iter_mapped_dependencies()
+        given = task.partial_kwargs
+        values = [given[name] for name in task.template_fields if name in given]
+        values += [given[name] for name in ("op_args", "op_kwargs") if name in given]
+    else:
+        values = [getattr(task, name, None) for name in task.template_fields]
+    for value in values:
+        if not isinstance(value, _NOTHING):
+            yield from (operator for operator, _ in XComArg.iter_xcom_references(value))
+
+
+def _mapped_groups(task: Any) -> Iterator[Any]:
+    group = task.get_closest_mapped_task_group()
+    if group is not None:
+        yield group

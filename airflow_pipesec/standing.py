@@ -1,0 +1,132 @@
+"""Standing: guards stand where a plan wants them, and nothing below one runs unless it passed."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from typing import NamedTuple
+
+from airflow_pipesec.findings import printable
+from airflow_pipesec.pipeline import Kind, Pipeline
+
+__all__ = ["Post", "consumers", "faults", "holds"]
+
+# With these rules a task does not run when anything that it follows failed.
+STRICT = frozenset(("all_success", "none_failed", "none_failed_min_one_success"))
+_REMEDY = "Give it the trigger rule all_success, or let the plan exempt it, with the reason"
+
+
+class Post(NamedTuple):
+    """Where a guard has to stand: before or after a stage."""
+
+    guard: str
+    stage: str
+    before: bool
+
+
+def consumers(pipeline: Pipeline, stage: str, exempt: Collection[str] = ()) -> list[str]:
+    """Return the stages that read what a stage left: the next ones, whatever else stands between."""
+    found: set[str] = set()
+    seen: set[str] = set()
+    waiting = list(pipeline.downstream[stage])
+    while waiting:
+        current = waiting.pop()
+        if current in seen:
+            continue
+        seen.add(current)
+        if pipeline.nodes[current].kind is Kind.STAGE and current not in exempt:
+            found.add(current)
+        else:
+            waiting += pipeline.downstream[current]
+    return [name for name in pipeline.nodes if name in found] if len(found) > 1 else list(found)
+
+
+def holds(pipeline: Pipeline, post: Post, exempt: Collection[str] = ()) -> str | None:
+    """Say why a guard does not do its work at its post; None where it does."""
+    guard, stage = post.guard, post.stage
+    if post.before:
+        if why := pipeline.runs_without(guard, stage):
+            return f"stage {printable(stage)} would run although {printable(guard)} did not pass: {why}. {_REMEDY}"
+        return _too_early(pipeline, post)
+    if stage not in pipeline.nearest_above(guard) and stage not in pipeline.above(guard):
+        return f"{printable(guard)} does not follow stage {printable(stage)}. Let it"
+    for name in consumers(pipeline, stage, exempt):
+        if why := pipeline.runs_without(guard, name, given=stage):
+            return (
+                f"{printable(name)} follows stage {printable(stage)} and would run although {printable(guard)} did not pass: "
+                f"{why}. {_REMEDY}"
+            )
+    return None
+
+
+def _too_early(pipeline: Pipeline, post: Post) -> str | None:
+    """Say which of the tasks that a stage follows a guard before it does not wait for."""
+    waits = set(pipeline.nearest_above(post.guard))
+    missing = [name for name in pipeline.nearest_above(post.stage) if name not in waits]
+    if missing:
+        waits = pipeline.above(post.guard)
+        missing = [name for name in missing if name not in waits and not _beside(pipeline, name, waits)]
+    if missing:
+        return (
+            f"stage {printable(post.stage)} follows {printable(missing[0])}, and {printable(post.guard)} before it does not: it "
+            "would look too early. Let it"
+        )
+    return None
+
+
+def _beside(pipeline: Pipeline, name: str, waits: Collection[str]) -> bool:
+    """Whether a task is a branch, and all that it follows is waited for: what stands beside it cannot wait for itself."""
+    return pipeline.nodes[name].skips and all(
+        other in waits or _beside(pipeline, other, waits) for other in pipeline.nearest_above(name)
+    )
+
+
+def faults(pipeline: Pipeline, posts: Iterable[Post], exempt: Mapping[str, str]) -> Iterator[str]:
+    """Yield what is wrong: guards that do not hold, and tasks below a guard that run whatever it says."""
+    guards = set()
+    for post in posts:
+        if pipeline.nodes[post.guard].warns:
+            continue  # the plan says that it only tells
+        guards.add(post.guard)
+        if problem := holds(pipeline, post, exempt):
+            yield problem
+    yield from _leaks(pipeline, guards, exempt)
+
+
+def _leaks(pipeline: Pipeline, guards: Collection[str], exempt: Collection[str]) -> Iterator[str]:
+    """Yield the stages anywhere below a guard that run although it did not pass.
+
+    Where every task is strict, what fails stops all that is below it. So only those that are not, and those that follow one which
+    runs all the same, are looked at closely.
+    """
+    below: set[str] = set()
+    leaky: set[str] = set()
+    for name, node in pipeline.nodes.items():
+        if not any(other in guards or other in below for other in node.upstream):
+            continue
+        below.add(name)
+        if node.rule in STRICT and not any(other in leaky for other in node.upstream):
+            continue
+        if node.kind is not Kind.STAGE or name in exempt:
+            leaky.add(name)
+            continue
+        for guard in _last_guards(pipeline, name, guards):
+            if why := pipeline.runs_without(guard, name):
+                yield f"{printable(name)} would run although {printable(guard)} above it did not pass: {why}. {_REMEDY}"
+                break
+
+
+def _last_guards(pipeline: Pipeline, name: str, guards: Collection[str]) -> list[str]:
+    """The guards above a task with no other of them between."""
+    found: set[str] = set()
+    seen: set[str] = set()
+    waiting = list(pipeline.nodes[name].upstream)
+    while waiting:
+        current = waiting.pop()
+        if current in seen:
+            continue
+        seen.add(current)
+        if current in guards:
+            found.add(current)
+        else:
+            waiting += pipeline.nodes[current].upstream
+    return [one for one in pipeline.nodes if one in found]
