@@ -100,6 +100,7 @@ setup(
     ],
     extras_require=EXTRAS,
     entry_points={
+        "airflow.policy": ["pipesec=airflow_pipesec.cluster_policy"],
         "airflow.plugins": ["pipesec=airflow_pipesec.plugin:PipesecPlugin"],
         "apache_airflow_provider": ["provider_info=airflow_pipesec.provider:get_provider_info"],
         "console_scripts": ["pipesec=airflow_pipesec.cli:main"],

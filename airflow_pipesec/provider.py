@@ -30,6 +30,21 @@ _OPTIONS = {
         "Where evidence goes: a folder or a URL that every worker reaches. A folder of AIRFLOW_HOME unless given.\n",
         "s3://evidence/pipesec",
     ),
+    "plan_url": _option(
+        "The organisation's plan: every DAG that is parsed is held against it, see docs/plan.md. A path or a URL that the DAG\n"
+        "processor and every worker reach. A plan that cannot be read refuses every DAG.\n",
+        "/etc/pipesec/plan.yaml",
+    ),
+    "plan_keys": _option(
+        "File with the public keys that sign the organisation's plan. With it, a plan that none of them signed\n"
+        "refuses every DAG.\n",
+        "/etc/pipesec/plan-keys.yaml",
+    ),
+    "plan_mode": _option(
+        "enforce, weave or report, whatever the plan says. With report no DAG is refused, also when the plan cannot be read.\n",
+        "report",
+    ),
+    "environment": _option("Which environment of a plan counts here.\n", "production"),
 }
 
 
@@ -42,7 +57,7 @@ def get_provider_info() -> dict[str, Any]:
         "versions": [__version__],
         "config": {
             "pipesec": {
-                "description": "Security guards: what signs, whom a gate believes, where evidence goes.",
+                "description": "Security guards: what signs, whom a gate believes, where evidence goes, which plan counts.",
                 "options": _OPTIONS,
             }
         },

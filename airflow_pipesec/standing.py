@@ -43,6 +43,12 @@ def consumers(pipeline: Pipeline, stage: str, exempt: Collection[str] = ()) -> l
 def holds(pipeline: Pipeline, post: Post, exempt: Collection[str] = ()) -> str | None:
     """Say why a guard does not do its work at its post; None where it does."""
     guard, stage = post.guard, post.stage
+    rule = pipeline.nodes[guard].rule
+    if rule not in STRICT and not (post.before and rule == pipeline.nodes[stage].rule):
+        return (
+            f"{printable(guard)} has the trigger rule {rule}, and would look whatever became of what it follows. Leave it at "
+            "all_success"
+        )
     if post.before:
         if why := pipeline.runs_without(guard, stage):
             return f"stage {printable(stage)} would run although {printable(guard)} did not pass: {why}. {_REMEDY}"

@@ -29,20 +29,13 @@ from airflow_pipesec.standing import Post, faults
 if TYPE_CHECKING:
     from airflow.sdk import DAG, BaseOperator
 
-__all__ = ["Place", "Woven", "demanded", "secure", "weave"]
+__all__ = ["Place", "Woven", "demanded", "difference", "environment_here", "secure", "told", "weave"]
 
 FAULTS_SHOWN = 5
-# What a task may differ in without being another guard: where it stands and what it is called.
-_WHEREABOUTS = frozenset(
-    """task_id _task_display_name task_group _dag upstream_task_ids downstream_task_ids start_date end_date trigger_rule params
-    _BaseOperator__init_kwargs _BaseOperator__instantiated""".split()  # noqa: SIM905 - forty words are easier to read than a list
-)
-# Nor when, where and how often it runs, what it is shown as, and who is told.
-OPERATION = _WHEREABOUTS | frozenset(
-    """owner email email_on_failure email_on_retry queue pool pool_slots priority_weight weight_rule executor executor_config
-    retries retry_delay retry_exponential_backoff max_retry_delay execution_timeout run_as_user resources
-    doc doc_md doc_json doc_rst doc_yaml _logger_name poke_interval timeout exponential_backoff max_wait mode
-    on_failure_callback on_retry_callback on_skipped_callback on_success_callback""".split()  # noqa: SIM905 - as above
+# What a task may differ in without being another guard: where it stands.
+WHEREABOUTS = frozenset(
+    """task_id task_group _dag upstream_task_ids downstream_task_ids start_date end_date trigger_rule
+    _BaseOperator__init_kwargs _BaseOperator__instantiated""".split()  # noqa: SIM905 - words are easier to read than a list
 )
 
 
@@ -95,7 +88,7 @@ def secure(dag: DAG, plan: str | PathLike[str] | Mapping[str, Any] | Plan, *, en
     there, or where a stage would run although its guard did not pass. The DAG is then as it was.
     """
     read = Plan.load(plan, beside=os.path.dirname(dag.fileloc))  # noqa: PTH120 - Airflow's file names are text
-    effective = read.for_dag(facts_of(dag), environment=environment or _environment())
+    effective = read.for_dag(facts_of(dag), environment=environment or environment_here())
     if effective is None:
         raise PlanError(f"{read.where} has no entry for DAG {printable(dag.dag_id)}. Add one under dags:.")
     if effective.exempt:
@@ -103,7 +96,8 @@ def secure(dag: DAG, plan: str | PathLike[str] | Mapping[str, Any] | Plan, *, en
     return weave(dag, effective)
 
 
-def _environment() -> str | None:
+def environment_here() -> str | None:
+    """Return the environment of plans that this Airflow is (``[pipesec] environment``); None for none."""
     from airflow.sdk.configuration import conf
 
     value = conf.get("pipesec", "environment", fallback=None)
@@ -124,7 +118,7 @@ def weave(dag: DAG, plan: Effective, *, strict: bool = False) -> Woven:
         existing = dag.task_dict.get(place.task_id)
         if existing is None:
             missing.append(place)
-        elif problem := difference(existing, _made(maker, place), _WHEREABOUTS):
+        elif problem := difference(existing, _made(maker, place), WHEREABOUTS):
             raise PlanError(
                 f"task {printable(place.task_id)} of DAG {printable(dag.dag_id)} is not the guard that {plan.plan.where} demands "
                 f"there: {problem}. Call the task something else."
