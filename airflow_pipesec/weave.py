@@ -221,6 +221,7 @@ class _Undoable:
         self.missing = missing
         self.edges: dict[str, tuple[set[str], set[str]]] = {}
         self.groups: list[Any] = []
+        self.led: list[tuple[set[str], str, str]] = []
 
     def __enter__(self) -> _Undoable:
         return self
@@ -233,8 +234,13 @@ class _Undoable:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is None:
             return
+        for ids, old, new in reversed(self.led):
+            ids.discard(new)
+            ids.add(old)
         for place in self.missing:
-            if self.dag.task_dict.pop(place.task_id, None) is not None:
+            guard: Any = self.dag.task_dict.pop(place.task_id, None)
+            if guard is not None:
+                guard.task_group.children.pop(place.task_id, None)
                 self.dag.task_group.used_group_ids.discard(place.task_id)
         for group in self.groups:
             group.parent_group.children.pop(group.group_id, None)
@@ -263,6 +269,23 @@ class _Edges:
         self.undoable.touch(below)
         self.tasks[above].downstream_task_ids.discard(below)
         self.tasks[below].upstream_task_ids.discard(above)
+
+    def lead_group(self, task_id: str, other: str, instead: str, *, upstream: bool) -> None:
+        """Let the TaskGroups around a task, which Airflow draws edges for as a whole, lead to the guard instead of another task."""
+        theirs = {group.group_id for group in _groups_around(self.tasks[other])}
+        for group in _groups_around(self.tasks[task_id]):
+            ids = group.upstream_task_ids if upstream else group.downstream_task_ids
+            if group.group_id not in theirs and other in ids and instead not in ids:
+                ids.discard(other)
+                ids.add(instead)
+                self.undoable.led.append((ids, other, instead))
+
+
+def _groups_around(task: Any) -> Iterator[Any]:
+    group = task.task_group
+    while group is not None and not group.is_root:
+        yield group
+        group = group.parent_group
 
 
 def _splice(dag: DAG, missing: Sequence[Place], maker: Maker, undoable: _Undoable) -> None:
@@ -326,6 +349,7 @@ def _after(dag: DAG, edges: _Edges, stage: str, first: str, last: str) -> None:
         edges.add(last, name)
         if not follower.is_setup and not follower.is_teardown and stage not in data_edges(follower):
             edges.remove(stage, name)
+            edges.lead_group(name, stage, last, upstream=True)
     edges.add(stage, first)
 
 
@@ -345,6 +369,7 @@ def _before(dag: DAG, edges: _Edges, stage: str, first: str, last: str, upstream
             edges.add(name, first)
         if not above.is_setup and not above.is_teardown and name not in data:
             edges.remove(name, stage)
+            edges.lead_group(name, stage, first, upstream=False)
     edges.add(last, stage)
 
 
