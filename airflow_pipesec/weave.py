@@ -271,7 +271,7 @@ class _Edges:
         self.tasks[below].upstream_task_ids.discard(above)
 
     def lead_group(self, task_id: str, other: str, instead: str, *, upstream: bool) -> None:
-        """Let the TaskGroups around a task, which Airflow draws edges for as a whole, lead to the guard instead of another task."""
+        """Let the groups around a task, which Airflow draws edges for as a whole, lead to the guard instead of another task."""
         theirs = {group.group_id for group in _groups_around(self.tasks[other])}
         for group in _groups_around(self.tasks[task_id]):
             ids = group.upstream_task_ids if upstream else group.downstream_task_ids

@@ -12,6 +12,7 @@ import pytest
 from airflow.sdk import DAG, task, task_group
 from airflow.sdk.bases.operator import BaseOperator
 
+from airflow_pipesec.checks.release import WAIVABLE
 from airflow_pipesec.cli import main
 from airflow_pipesec.findings import Control, Finding, Severity, Status, Subject
 from airflow_pipesec.operators import GuardOperator, HashManifestOperator, HashVerificationOperator, ReleaseGateOperator
@@ -384,3 +385,7 @@ def test_verify_run_says_the_same_offline(
     next(evidence.rglob("record/*.json")).unlink()
     assert main(command) == 1
     assert "guard record: left no evidence in this run" in capsys.readouterr().out
+
+
+def test_what_a_plan_leaves_to_a_gate_is_what_its_policy_may_waive() -> None:
+    assert ReleaseGateOperator.waivable == WAIVABLE

@@ -53,6 +53,8 @@ class ReleaseGateOperator(GuardOperator):
     evidence that is missing, forged or not linked has no waiver. ``on_failure`` is ``"fail"`` or ``"skip_downstream"``.
     """
 
+    # The one control that a policy may waive here; a plan leaves other waivers out of what it gives to a gate.
+    waivable = "guard-passed"
     # Not airflow_conn_id: rendered from a param, it would be who triggers the run that decides whether Airflow is asked.
     template_fields: Collection[str] = ("artifact", "vsa", "aws_conn_id", *GuardOperator.template_fields)
     threats: Collection[str] = ("tampered-artifacts", "no-audit-trail")
@@ -77,11 +79,9 @@ class ReleaseGateOperator(GuardOperator):
         self.aws_conn_id = aws_conn_id
 
     def _check_policy(self, policy: Policy) -> None:
-        from airflow_pipesec.checks.release import WAIVABLE
-
         if self.on_failure == "warn":
             raise ConfigurationError('on_failure="warn" makes no gate. Use "fail" or "skip_downstream".')
-        policy.demand_only(WAIVABLE)
+        policy.demand_only(self.waivable)
 
     def findings(self, context: Context) -> Iterable[Finding]:
         """Read the run's evidence, ask Airflow, hash the artifact, and hold all of it against the DAG."""
