@@ -64,7 +64,8 @@ def model() -> type[BaseModel]:
     def listed(value: object) -> object:
         return [value] if isinstance(value, str) else value
 
-    def policy(value: object) -> object:
+    # Not called policy: pydantic looks its name up in the class, where that is a member.
+    def policed(value: object) -> object:
         if isinstance(value, Mapping):
             try:
                 Policy.load(value)
@@ -121,7 +122,7 @@ def model() -> type[BaseModel]:
 
     class Part(BaseModel):
         model_config = form
-        policy: Annotated[Any, BeforeValidator(policy)] = Field(default=None, description=TEXTS["policy"])
+        policy: Annotated[Any, BeforeValidator(policed)] = Field(default=None, description=TEXTS["policy"])
         vars: dict[name, Any] | None = member("vars")
         defaults: dict[text, dict[str, Any]] | None = member("defaults")
         sets: dict[word, list[Item]] | None = member("sets")
