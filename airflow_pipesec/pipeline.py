@@ -19,6 +19,7 @@ Facts = Mapping[str, Ends]
 _ANY: Ends = frozenset((SUCCESS, FAILED, SKIPPED, UPSTREAM_FAILED))
 _BAD: Ends = frozenset((FAILED, UPSTREAM_FAILED))
 _GOOD: Ends = frozenset((SUCCESS, SKIPPED))
+_RAN: Ends = frozenset((SUCCESS, FAILED))
 MOST_WAYS = 256
 
 
@@ -153,10 +154,8 @@ class Pipeline:
         if stage not in region:
             return f"{stage} does not follow {guard}"
         for facts in (*self._ways_failed(guard), *self._ways_skipped(guard)):
-            if given is not None and SUCCESS not in facts.get(given, _ANY):
-                continue
-            known = {**facts, given: frozenset((SUCCESS,))} if given is not None else dict(facts)
-            if self._may_run(stage, known):
+            known = self._with_what_follows(facts if given is None else _both(facts, {given: frozenset((SUCCESS,))}))
+            if all(known.values()) and self._may_run(stage, known):
                 how = "; ".join(f"{name} {' or '.join(sorted(ends))}" for name, ends in sorted(facts.items()))
                 return f"its trigger rule is {self.nodes[stage].rule}, and it runs with {how}"
         return None
@@ -200,16 +199,37 @@ class Pipeline:
         if node.kind is not Kind.GUARD:
             return [skipped]
         ways = [skipped] if node.may_skip or any(self.nodes[other].skips for other in node.upstream) else []
+        if not node.upstream:
+            return ways
         above = [self._ways_skipped(other) for other in node.upstream]
         if node.rule == "all_success":
             ways += [way for some in above for way in some]
-        elif node.rule == "none_failed_min_one_success" and above:
+        elif node.rule == "none_failed_min_one_success":
             combined = list(_some(product(*above)))
             # Too many to look at one by one: any of them.
             ways += [skipped] if len(combined) > MOST_WAYS else [_merged(one) for one in combined]
         elif node.rule != "none_failed":
             ways.append(skipped)
         return ways
+
+    def _with_what_follows(self, facts: Facts) -> Facts:
+        """Add what must have become of those above a task that ran. Of one that cannot be so no end is left."""
+        known = dict(facts)
+        waiting = [name for name, ends in facts.items() if ends <= _RAN]
+        while waiting:
+            node = self.nodes[waiting.pop()]
+            if node.rule == "all_success" or (node.rule == "none_failed_min_one_success" and len(node.upstream) == 1):
+                must = frozenset((SUCCESS,))
+            elif node.rule in ("none_failed", "none_failed_min_one_success"):
+                must = _GOOD
+            else:
+                continue
+            for other in node.upstream:
+                before, ends = known.get(other, _ANY), known.get(other, _ANY) & must
+                known[other] = ends
+                if ends <= _RAN and not before <= _RAN:
+                    waiting.append(other)
+        return known
 
     def _may_run(self, stage: str, facts: Facts) -> bool:
         """Whether a stage can come to run when some tasks ended in a known way."""
@@ -230,7 +250,7 @@ class Pipeline:
             found = set(otherwise)
             if runs:
                 found |= {SUCCESS, FAILED} if node.kind is Kind.GUARD and not node.may_skip else {SUCCESS, FAILED, SKIPPED}
-            if any(self.nodes[other].skips for other in node.upstream):
+            if any(self.nodes[other].skips and SUCCESS in ends.get(other, _ANY) for other in node.upstream):
                 found.add(SKIPPED)
             ends[name] = frozenset(found)
         return True
@@ -241,6 +261,10 @@ def _some(combinations: Iterable[tuple[dict[str, Ends], ...]]) -> Iterator[tuple
         if number > MOST_WAYS:
             return
         yield one
+
+
+def _both(one: Facts, other: Facts) -> Facts:
+    return {name: one.get(name, _ANY) & other.get(name, _ANY) for name in {**one, **other}}
 
 
 def _merged(facts: Iterable[Mapping[str, Ends]]) -> dict[str, Ends]:
@@ -259,16 +283,14 @@ def _outcomes(rule: str, above: Sequence[Ends]) -> tuple[bool, Ends]:
     def every(ends: Ends) -> bool:
         return all(one & ends for one in above)
 
-    def surely(ends: Ends) -> bool:
-        return any(one <= ends for one in above)
-
     if not above:
         return True, frozenset()
     success, skipped = frozenset((SUCCESS,)), frozenset((SKIPPED,))
     failed_above = frozenset((UPSTREAM_FAILED,)) if some(_BAD) else frozenset()
     nothing: Ends = frozenset()
     if rule == "all_success":
-        return every(success), failed_above | (skipped if some(skipped) and not surely(_BAD) else nothing)
+        # Skipped as soon as one above it is, although another is yet to fail.
+        return every(success), failed_above | (skipped if some(skipped) else nothing)
     if rule == "none_failed":
         return every(_GOOD), failed_above
     if rule == "none_failed_min_one_success":
