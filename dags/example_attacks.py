@@ -47,6 +47,7 @@ def plaintext_storage(run: Path) -> str:
     """Leave training data in the clear beside the encrypted model, as a stage that caches what it works on does."""
     import pandas as pd
 
+    (run / "sealed").mkdir(exist_ok=True)  # where nobody encrypts anything there is none
     pd.read_parquet(run / "prepared" / "train.parquet").to_csv(run / "sealed" / "cache.csv", index=False)
     return "left training data in the clear among the encrypted files"
 

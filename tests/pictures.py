@@ -13,7 +13,7 @@ from pathlib import Path
 
 from playwright.sync_api import Page, sync_playwright
 
-from tests.demo import DAG, DEPLOYER, FINISHED, FORGED, FORGERY, PROJECT, TRAINEE, example_stack
+from tests.demo import DEPLOYER, FINISHED, FORGERY, GUARDED, PROJECT, TRAINEE, example_stack
 from tests.stack import USER, Stack
 
 # The picture of each run, and the task that is looked at.
@@ -22,6 +22,7 @@ SHOWN = {
     "swapped_model": ("guard-stops", "verify_model"),
     FORGERY: ("gate-stops", "release_gate"),
 }
+DAG, FORGED = GUARDED.dag_id, GUARDED.forged
 IMAGES = PROJECT / "docs" / "images"
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
 
