@@ -47,10 +47,10 @@ def bundle_of(file: str) -> str | None:
     return None if found is None else found[1]
 
 
-def _ours(cls: type) -> bool:
-    """Whether a class is really one of this package's, whatever it says of itself."""
-    module = sys.modules.get(cls.__module__)
-    return cls.__module__.startswith("airflow_pipesec.") and getattr(module, cls.__name__, None) is cls
+def _real_name(cls: type) -> str:
+    """The name of a class with its module; empty where it is not found there, whatever it says of itself."""
+    found = getattr(sys.modules.get(cls.__module__), cls.__name__, None)
+    return f"{cls.__module__}.{cls.__name__}" if found is cls else ""
 
 
 def tasks_of(dag: DAG, *, strict: bool = False) -> list[Task]:
@@ -65,14 +65,14 @@ def tasks_of(dag: DAG, *, strict: bool = False) -> list[Task]:
         if _runs_nothing(task) or (is_guard(task) and (_trusted(cls) or not strict)):
             continue
         named_only = not strict and bool(task.is_setup or task.is_teardown)
-        found.append(Task(name, _names_of(cls), named_only))
+        found.append(Task(name, _names_of(cls), _real_name(cls), named_only))
     return found
 
 
 def _trusted(cls: type) -> bool:
     from airflow_pipesec.decorators import GuardDecoratedOperator
 
-    return _ours(cls) and not issubclass(cls, GuardDecoratedOperator)
+    return _real_name(cls).startswith("airflow_pipesec.") and not issubclass(cls, GuardDecoratedOperator)
 
 
 _NAMES: dict[type, frozenset[str]] = {}

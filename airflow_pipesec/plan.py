@@ -72,10 +72,14 @@ class Rule:
         return task_id in self.task
 
     def fits(self, task: Task, tags: Sequence[str]) -> bool:
-        """Whether the rule means that task."""
+        """Whether the rule means that task.
+
+        What only exempts means a class itself, and none that derives from it: anybody can derive one.
+        """
+        classes = task.classes if self.exempt is None else (task.itself,)
         return (
             (not self.task or _any_glob(self.task, task.id))
-            and (not self.operator or any(name in task.classes for name in self.operator))
+            and (not self.operator or any(name in classes for name in self.operator))
             and (not self.tag or any(_any_glob(self.tag, tag) for tag in tags))
             and not _any_glob(self.but_not, task.id)
         )
@@ -85,11 +89,13 @@ class Rule:
 class Task:
     """What a plan is told of a task: its id, and the names, with and without module, of its class and of those it derives from.
 
-    ``named_only`` says that a glob or a class does not mean it: only its own id does.
+    ``itself`` is its own class with the module, where it can be found there under that name. ``named_only`` says that a glob or a
+    class does not mean it: only its own id does.
     """
 
     id: str
     classes: frozenset[str] = frozenset()
+    itself: str = ""
     named_only: bool = False
 
 
@@ -311,6 +317,12 @@ class Plan:
         overlay = (self.document.get("environments") or {}).get(environment or "") or {}
         return Mode(overlay.get("mode") or found)
 
+    def _mode_of(self, entries: Iterable[Mapping[str, Any]], environment: str | None) -> Mode:
+        """The strictest mode of the entries that mean a DAG; one that goes by a tag can only make it stricter."""
+        given = [(Mode(entry["mode"]), not entry.get("tag")) for entry in entries if entry.get("mode")]
+        modes = [mode for mode, sure in given if sure] or [self.mode(environment)]
+        return min([*modes, *(mode for mode, sure in given if not sure)], key=list(Mode).index)
+
     @cached_property
     def specs(self) -> tuple[Spec, ...]:
         """Every guard of the plan, wherever it stands."""
@@ -354,8 +366,7 @@ class Plan:
         if entries and not matching:
             return None
         exempt = [entry["exempt"] for _, entry in matching if entry.get("exempt")]
-        modes = [Mode(entry["mode"]) for _, entry in matching if entry.get("mode")]
-        mode = min(modes, key=list(Mode).index) if modes else self.mode(environment)
+        mode = self._mode_of([entry for _, entry in matching], environment)
         found = Effective(self, facts, environment, mode, exempt[0] if exempt else None)
         for path, part in (*parts, *matching):
             found = _with(found, part, path)

@@ -40,7 +40,8 @@ TEXTS = {
     "dags": "which DAGs the plan is for, and what is particular to them. Without it, for every DAG that it is given to.",
     "task": "task ids or globs (`*` also matches the dot of a TaskGroup). One or a list.",
     "tag": "tags of the DAG, or globs. One or a list.",
-    "operator": "class names, with or without module; a task whose class derives from one of them is meant too. One or a list.",
+    "operator": "class names, with or without module; a task whose class derives from one of them is meant too, but "
+    "with `exempt` only that very class. One or a list.",
     "but_not": "task ids or globs that are not meant after all.",
     "before": "the guards that stand before the task, in order.",
     "after": "the guards that stand after the task, in order.",
@@ -116,6 +117,10 @@ def model() -> type[BaseModel]:
                 raise ValueError('say which tasks are meant: task:, operator: or tag:. All of them are task: "*"')
             if self.exempt is not None and (self.before or self.after):
                 raise ValueError("exempt: and guards exclude each other")
+            if self.exempt is not None and self.tag is not None:
+                raise ValueError("a tag is for the DAG's author to give and to take: it exempts nothing")
+            if self.exempt is not None and any("." not in one for one in self.operator or ()):
+                raise ValueError("anybody can call a class so: what is exempt by operator: is named with its module")
             if self.exempt is None and not self.before and not self.after:
                 raise ValueError("give before: or after: a guard, or exempt: a reason")
             return self
@@ -145,8 +150,10 @@ def model() -> type[BaseModel]:
             own = {key for key in ("policy", "vars", "defaults", "sets", "exempt") if getattr(self, key) is not None}
             if self.dag_id is None and self.tag is None and self.bundle is None:
                 raise ValueError('say which DAGs are meant: dag_id:, tag: or bundle:. All of them are dag_id: "*"')
-            if own and self.dag_id is None and self.bundle is None:
-                raise ValueError(f"a tag is for the DAG's author to give and to take: by tag alone there is no {sorted(own)[0]}:")
+            if any(stage.exempt for stage in self.stages or ()):
+                own.add("exempt")
+            if own and self.tag is not None:
+                raise ValueError(f"a tag is for the DAG's author to give and to take: with tag: there is no {sorted(own)[0]}:")
             if self.exempt is not None and (self.stages or self.mode):
                 raise ValueError("exempt: excludes stages: and mode:")
             return self
