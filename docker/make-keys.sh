@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
 # Makes the secrets that docker/compose.yaml needs, each once: secrets/ beside this file, and .env with the digest of the base image.
 # What is there already stays as it is. To make all anew: remove the folder, and the volume of the database with it.
+# The key that signs evidence is not among them, nor is the example's: prepare.sh makes those in the image. A guard takes a key file
+# only if its owner alone can read it, and what is handed over from here keeps the owner that it has on this machine.
 set -euo pipefail
 cd "$(dirname "$0")"
 umask 077

@@ -32,7 +32,12 @@ from pathlib import Path
 from airflow_pipesec.signing import LocalSigner, entry_of, new_private_key
 
 key, trusted = map(Path, sys.argv[1:])
-signer = LocalSigner.from_pem(key.read_bytes()) if key.exists() else new_private_key(key)
+if not key.exists():
+    beside = key.with_suffix(".tmp")
+    beside.unlink(missing_ok=True)  # of a start that was stopped in the middle
+    new_private_key(beside)
+    beside.rename(key)
+signer = LocalSigner.from_pem(key.read_bytes())
 if not trusted.exists():
     beside = trusted.with_suffix(".tmp")
     beside.write_text(entry_of(signer.public_key, name="docker", valid_from=datetime.now(UTC)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import configparser
+import json
 import os
 import re
 import shutil
@@ -46,11 +47,16 @@ def test_the_dockerfile_passes_hadolint() -> None:
     assert (done.returncode, done.stdout) == (0, "")
 
 
-def test_compose_understands_its_file(tmp_path: Path) -> None:
+def compose_command() -> list[str]:
     candidates = [["docker", "compose"], [str(PLUGIN)], ["docker-compose"]]
     command = next((words for words in candidates if shutil.which(words[0]) and _is_v2(words)), None)
     if command is None:
         missing("docker compose v2 is not installed (tests/install-servers.sh, as root on Debian)")
+    return command
+
+
+def test_compose_understands_its_file(tmp_path: Path) -> None:
+    command = compose_command()
     folder = tmp_path / "docker"
     assert make_keys(folder, BASE_DIGEST=DIGEST).returncode == 0
     shutil.copy(DOCKER / "compose.yaml", folder)
@@ -61,6 +67,40 @@ def test_compose_understands_its_file(tmp_path: Path) -> None:
     refused = subprocess.run([*words, "--quiet"], capture_output=True, text=True, check=False)
     assert refused.returncode != 0
     assert "docker/make-keys.sh" in refused.stderr
+
+
+def test_with_a_queue_for_guards_the_stages_have_nothing_to_sign_with(tmp_path: Path) -> None:
+    command = compose_command()
+    folder = tmp_path / "docker"
+    assert make_keys(folder, BASE_DIGEST=DIGEST).returncode == 0
+    (folder / "secrets" / "aws_guards").touch()
+    words = [*command]
+    for name in ("compose.yaml", "compose.guards.yaml"):
+        shutil.copy(DOCKER / name, folder)
+        words += ["--file", str(folder / name)]
+    words += ["config", "--format", "json"]
+    # Not from the environment of who runs the tests, nor AWS credentials of theirs.
+    known = {"PATH": os.environ["PATH"], "HOME": str(tmp_path)}
+    refused = subprocess.run(words, env=known, capture_output=True, text=True, check=False)
+    assert refused.returncode != 0
+    assert "docker/README.md" in refused.stderr
+    known |= {"PIPESEC_KMS_KEY": "arn:aws:kms:eu-central-1:1:key/1", "PIPESEC_KMS_REGION": "eu-central-1"}
+    done = subprocess.run(words, env=known, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    services = json.loads(done.stdout)["services"]
+    guards, worker = services["guards"], services["worker"]
+    assert guards["environment"]["AIRFLOW__PIPESEC__SIGNING_KEY"] == "awskms:arn:aws:kms:eu-central-1:1:key/1"
+    assert worker["environment"]["AIRFLOW__PIPESEC__SIGNING_KEY"] == ""
+    assert guards["command"][-2:] == ["--queues", "guards"]
+    assert [name for name, service in services.items() if "aws_guards" in str(service)] == ["guards"]
+    assert [name for name, service in services.items() if _mounted(service, "signing")] == ["prepare"]
+    for volume in ("trust", "evidence"):
+        assert _mounted(guards, volume) == _mounted(worker, volume)
+    assert {"read_only", "cap_drop", "security_opt", "user"} <= {key for key in worker if worker[key] == guards.get(key)}
+
+
+def _mounted(service: dict[str, Any], volume: str) -> list[dict[str, Any]]:
+    return [mount for mount in service.get("volumes", []) if mount.get("source") == volume]
 
 
 def _is_v2(words: list[str]) -> bool:
@@ -108,6 +148,10 @@ def test_only_the_worker_sees_the_key_that_signs_and_nobody_who_runs_dags_can_re
         "trust",
         "evidence",
     }
+    assert compose["x-airflow"]["user"] == "50000:50000"
+    assert "evidence:/opt/airflow/evidence" in compose["services"]["worker"]["volumes"], "guards write it"
+    assert settings["pipesec"]["evidence_url"] == "/opt/airflow/evidence"
+    assert {"signing", "trust", "evidence"} <= set(compose["volumes"]), "what has a name survives its container"
     made = re.findall(r"/opt/airflow/(\w+)", (DOCKER / "Dockerfile").read_text())
     assert {"signing", "trust", "evidence"} <= set(made), "a volume has the owner of the folder in the image"
 
@@ -116,12 +160,16 @@ def test_the_key_that_signs_is_made_once_and_trusted(tmp_path: Path) -> None:
     script = (DOCKER / "prepare.sh").read_text()
     program = next(block for block in script.split("<<'PYTHON'\n")[1:] if "entry_of" in block).partition("\nPYTHON")[0]
     key, trusted = tmp_path / "signing.pem", tmp_path / "trusted-keys.yaml"
+    key.with_suffix(".tmp").write_text("-----BEGIN PRIV")  # as if it had been stopped before
     for _ in range(2):
         subprocess.run([sys.executable, "-", key, trusted], input=program, text=True, check=True)
     kept = key.read_bytes(), trusted.read_bytes()
     trusted.unlink()  # as if it had been stopped in the middle
     subprocess.run([sys.executable, "-", key, trusted], input=program, text=True, check=True)
     assert key.read_bytes() == kept[0]
+    assert {path.name for path in tmp_path.iterdir()} == {key.name, trusted.name}
+    assert stat.S_IMODE(key.stat().st_mode) == 0o600
+    assert stat.S_IMODE(trusted.stat().st_mode) == 0o644
     signer = signer_from(f"file:{key}")
     assert signer.key_id in TrustedKeys.load(trusted).keys
 
