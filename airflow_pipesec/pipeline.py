@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import partial
 from itertools import product
 
 __all__ = ["Kind", "Node", "Pipeline"]
@@ -20,6 +21,7 @@ _ANY: Ends = frozenset((SUCCESS, FAILED, SKIPPED, UPSTREAM_FAILED))
 _BAD: Ends = frozenset((FAILED, UPSTREAM_FAILED))
 _GOOD: Ends = frozenset((SUCCESS, SKIPPED))
 _RAN: Ends = frozenset((SUCCESS, FAILED))
+_RUNS = "runs"
 MOST_WAYS = 256
 
 
@@ -146,16 +148,26 @@ class Pipeline:
         branch skips it. The answer errs on the side of "it can run". Setting states by hand is no matter of a DAG's shape, see
         :mod:`airflow_pipesec.evidence`.
         """
+        if not self.nodes[guard].warns and self._needs(stage, guard):
+            return None
+        return self._how(guard, stage, [*self._ways_failed(guard), *self._ways_skipped(guard)], given, self._may_run)
+
+    def runs_past(self, guard: str, stage: str) -> str | None:
+        """Say how a stage can run although a guard above it failed, could not run or skipped itself; None where it cannot.
+
+        Runs do not count in which each way from the guard to the stage leads by a task that was skipped: nothing came that way.
+        """
+        itself: list[dict[str, Ends]] = [{guard: frozenset((SKIPPED,))}] if self.nodes[guard].may_skip else []
+        return self._how(guard, stage, [*self._ways_failed(guard), *itself], None, partial(self._may_run, past=True))
+
+    def _how(self, guard: str, stage: str, ways: Iterable[Facts], given: str | None, may_run: Callable[..., bool]) -> str | None:
         if self.nodes[guard].warns:
             return f"{guard} only warns"
-        if self._needs(stage, guard):
-            return None
-        region = (self.below(guard) | {guard}) & (self.above(stage) | {stage})
-        if stage not in region:
+        if stage not in self.below(guard):
             return f"{stage} does not follow {guard}"
-        for facts in (*self._ways_failed(guard), *self._ways_skipped(guard)):
+        for facts in ways:
             known = self._with_what_follows(facts if given is None else _both(facts, {given: frozenset((SUCCESS,))}))
-            if all(known.values()) and self._may_run(stage, known):
+            if all(known.values()) and may_run(guard, stage, known):
                 how = "; ".join(f"{name} {' or '.join(sorted(ends))}" for name, ends in sorted(facts.items()))
                 return f"its trigger rule is {self.nodes[stage].rule}, and it runs with {how}"
         return None
@@ -231,10 +243,15 @@ class Pipeline:
                     waiting.append(other)
         return known
 
-    def _may_run(self, stage: str, facts: Facts) -> bool:
-        """Whether a stage can come to run when some tasks ended in a known way."""
+    def _may_run(self, guard: str, stage: str, facts: Facts, *, past: bool = False) -> bool:
+        """Whether a stage can come to run when some tasks ended in a known way, and the guard not with success.
+
+        With ``past`` only where what follows the guard was not skipped on some way from it to the stage.
+        """
         between = self.above(stage) | {stage}
         ends: dict[str, Ends] = dict(facts)
+        # Of those, what a task can end as when some way from the guard to it leads by none that was skipped.
+        unbroken: dict[str, Ends] = {guard: facts[guard]} if guard in facts else {}
         # What is neither known nor follows what is known may end in any way.
         touched: set[str] = set(facts)
         for name in self.nodes:
@@ -244,16 +261,28 @@ class Pipeline:
             if not any(other in touched for other in node.upstream):
                 continue
             touched.add(name)
-            runs, otherwise = _outcomes(node.rule, [ends.get(other, _ANY) for other in node.upstream])
+            above = {other: ends.get(other, _ANY) for other in node.upstream}
+            can_end = self._ends(node, above)
+            if name == guard:
+                unbroken[name] = ends[name] = can_end - {_RUNS, SUCCESS}
+                continue
+            found = [self._ends(node, {**above, other: unbroken[other]}) for other in node.upstream if unbroken.get(other)]
+            unbroken[name] = frozenset().union(*found) - {SKIPPED}
             if name == stage:
-                return runs
-            found = set(otherwise)
-            if runs:
-                found |= {SUCCESS, FAILED} if node.kind is Kind.GUARD and not node.may_skip else {SUCCESS, FAILED, SKIPPED}
-            if any(self.nodes[other].skips and SUCCESS in ends.get(other, _ANY) for other in node.upstream):
-                found.add(SKIPPED)
-            ends[name] = frozenset(found)
-        return True
+                return _RUNS in (unbroken[name] if past else can_end)
+            ends[name] = can_end - {_RUNS}
+            unbroken[name] -= {_RUNS}
+        return not past
+
+    def _ends(self, node: Node, above: Facts) -> Ends:
+        """How a task can end, and whether it can run, given how those directly above it can end."""
+        runs, otherwise = _outcomes(node.rule, list(above.values()))
+        found = set(otherwise)
+        if runs:
+            found |= {_RUNS, SUCCESS, FAILED} if node.kind is Kind.GUARD and not node.may_skip else {_RUNS, *_RAN, SKIPPED}
+        if any(self.nodes[other].skips and SUCCESS in ends for other, ends in above.items()):
+            found.add(SKIPPED)
+        return frozenset(found)
 
 
 def _some(combinations: Iterable[tuple[dict[str, Ends], ...]]) -> Iterator[tuple[dict[str, Ends], ...]]:

@@ -1,4 +1,14 @@
-"""Standing: guards stand where a plan wants them, and nothing below one runs unless it passed."""
+"""Standing: guards stand where a plan wants them, and nothing below one runs unless it passed.
+
+That is, and :func:`faults` tells of what it does not hold for, in every run:
+
+* a stage runs only if each guard before it passed;
+* where a stage succeeded, what reads what it left runs only if each guard after it passed;
+* no stage runs if a guard above it, with no other between, failed, could not run or skipped itself, unless each way from there to
+  it leads by a task that was skipped.
+
+Not counted are guards that only warn, and stages that the plan exempts.
+"""
 
 from __future__ import annotations
 
@@ -105,18 +115,18 @@ def _leaks(pipeline: Pipeline, guards: Collection[str], exempt: Collection[str])
     runs all the same, are looked at closely.
     """
     below: set[str] = set()
-    leaky: set[str] = set()
+    leaky = {guard for guard in guards if pipeline.nodes[guard].may_skip}
     for name, node in pipeline.nodes.items():
         if not any(other in guards or other in below for other in node.upstream):
             continue
         below.add(name)
-        if node.rule in STRICT and not any(other in leaky for other in node.upstream):
+        if name in guards or (node.rule in STRICT and not any(other in leaky for other in node.upstream)):
             continue
         if node.kind is not Kind.STAGE or name in exempt:
             leaky.add(name)
             continue
         for guard in _last_guards(pipeline, name, guards):
-            if why := pipeline.runs_without(guard, name):
+            if why := pipeline.runs_past(guard, name):
                 yield f"{printable(name)} would run although {printable(guard)} above it did not pass: {why}. {_REMEDY}"
                 break
 
