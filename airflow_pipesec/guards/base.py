@@ -275,6 +275,8 @@ class GuardSensor(Guard, BaseSensorOperator, SkipMixin):
 
     It reschedules by default: a check is real work, and between two of them it holds no worker. ``timeout`` counts from the
     first poke (a week, Airflow's ``[sensors] default_timeout``, unless given). A check that raises uses the task's retries.
+
+    :param mode: ``"reschedule"``, which holds no worker between two looks, or ``"poke"``, which does.
     """
 
     def __init__(
