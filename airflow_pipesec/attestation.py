@@ -366,11 +366,10 @@ def verification_summary(
     policy_uri: str,
     inputs: Iterable[tuple[str, str]],
     verified: datetime,
-    version: str = "",
 ) -> dict[str, Any]:
     """Return the SLSA Verification Summary v1 of an artifact, as a statement. ``inputs`` are names and SHA-256 of evidence.
 
-    ``version`` is that of this package, for which the specification has no place: the gate's own attestation names it.
+    SLSA v1.0 has no place for the version of the verifier: the gate's own attestation names it.
     """
     return {
         "_type": STATEMENT_TYPE,

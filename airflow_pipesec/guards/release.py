@@ -7,7 +7,6 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from airflow_pipesec import __version__
 from airflow_pipesec.errors import ConfigurationError, StorageError
 from airflow_pipesec.findings import Finding, Status, Subject, printable
 from airflow_pipesec.guards.base import GuardOperator, open_location
@@ -208,7 +207,6 @@ class ReleaseGateOperator(GuardOperator):
             policy_uri=self.policy if isinstance(self.policy, str) else "urn:airflow-pipesec:policy",
             inputs=[(f"{folder}/{name}", sha256) for name, sha256 in inputs],
             verified=datetime.now(UTC),
-            version=__version__,
         )
         envelope = seal(summary, notary.signer)
         notary.evidence.write_summary(notary.attempt, envelope)
