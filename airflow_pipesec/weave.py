@@ -22,7 +22,7 @@ from airflow_pipesec.dags import data_edges, facts_of, pipeline_of, tasks_of
 from airflow_pipesec.errors import PlanError
 from airflow_pipesec.findings import printable
 from airflow_pipesec.guards.evidence import is_guard
-from airflow_pipesec.guards.parameters import Maker, checked, default_id, guard_class
+from airflow_pipesec.guards.parameters import Maker, checked, default_id, demand_guards, guard_class
 from airflow_pipesec.plan import Demand, Effective, Plan
 from airflow_pipesec.standing import Post, faults
 
@@ -147,6 +147,7 @@ def demanded(dag: DAG, plan: Effective, *, strict: bool = False) -> tuple[list[P
 
     Raises :class:`PlanError` for a guard, a parameter or a task that is not there, or cannot have a guard.
     """
+    demand_guards(plan.plan)
     demands, exempt = plan.demands(tasks_of(dag, strict=strict))
     used: set[str] = set()
     places = []
@@ -204,7 +205,10 @@ def difference(task: Any, wanted: BaseOperator, aside: Collection[str]) -> str:
     """Say how a task differs from a guard, some attributes aside; empty where it does not. No value is told, only names."""
     if type(task) is not type(wanted):
         return f"it is a {type(task).__name__}, not the {type(wanted).__name__} of {type(wanted).__module__}"
-    ours, theirs = vars(wanted), vars(task)
+    ours, theirs = vars(wanted), dict(vars(task))
+    # Airflow notes it here when it writes the DAG down.
+    if theirs.get("_needs_expansion") is (task.get_closest_mapped_task_group() is not None):
+        del theirs["_needs_expansion"]
     for name in sorted(ours.keys() | theirs.keys()):
         if name not in aside and (name in ours) != (name in theirs):
             return f"its {name.lstrip('_')} was set" if name in theirs else f"its {name.lstrip('_')} is missing"
@@ -318,7 +322,7 @@ def _add(dag: DAG, places: Sequence[Place], maker: Maker, undoable: _Undoable) -
     stage: Any = dag.task_dict[first.stage]
     parent: Any = stage.task_group or dag.task_group
     group: Any = parent.children.get(first.group)
-    if group is None:
+    if type(group) is not TaskGroup:
         if first.group in dag.task_group.used_group_ids:
             raise PlanError(
                 f"DAG {printable(dag.dag_id)} has {printable(first.group)} already, where guards of {printable(first.stage)} "
