@@ -25,7 +25,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from os import PathLike
@@ -38,7 +38,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
 
 from airflow_pipesec.documents import strict_yaml
-from airflow_pipesec.errors import ConfigurationError, EvidenceError
+from airflow_pipesec.errors import AccessDenied, ConfigurationError, EvidenceError, ObjectMissing, StorageError
 from airflow_pipesec.findings import printable
 from airflow_pipesec.keys import Source, create_private, read_key_file, secret_behind
 
@@ -133,8 +133,9 @@ class LocalSigner:
 class KMSSigner:
     """Signs with a key of AWS KMS (``ECC_NIST_P256``, for signing), which never leaves it: a digest goes in, a signature out.
 
-    Needs ``kms:Sign`` and ``kms:GetPublicKey``. Raises :class:`ConfigurationError` for a key of another kind, and the errors of
-    :func:`airflow_pipesec.storage_remote.aws_errors`.
+    Needs ``kms:Sign`` and ``kms:GetPublicKey``. Raises :class:`ConfigurationError` for a key of another kind,
+    :class:`~airflow_pipesec.errors.ObjectMissing` where there is none, :class:`~airflow_pipesec.errors.AccessDenied` where it may
+    not or cannot be used, and :class:`~airflow_pipesec.errors.StorageError` for trouble that a retry may cure.
     """
 
     def __init__(self, key: str, client: KMSClient | None = None) -> None:
@@ -155,11 +156,9 @@ class KMSSigner:
     def public_key(self) -> ec.EllipticCurvePublicKey:
         """The public half, asked for once."""
         if self._public is None:
-            from airflow_pipesec.storage_remote import aws_errors
-
-            where = f"KMS key {self.key}"
-            wrong = f"{printable(where)} does not sign on P-256. Make one with KeyUsage SIGN_VERIFY, KeySpec ECC_NIST_P256."
-            with aws_errors(where):
+            wrong = "does not sign on P-256. Make one with KeyUsage SIGN_VERIFY, KeySpec ECC_NIST_P256."
+            wrong = f"KMS key {printable(self.key)} {wrong}"
+            with _kms_errors(self.key):
                 try:
                     answer = self.client.get_public_key(KeyId=self.key)
                 except self.client.exceptions.UnsupportedOperationException:  # a symmetric key has no public half
@@ -184,10 +183,8 @@ class KMSSigner:
 
     def sign(self, data: bytes) -> bytes:
         """Return the signature over ``data``. What KMS answers is verified before it is believed."""
-        from airflow_pipesec.storage_remote import aws_errors
-
         public, digest = self.public_key, hashlib.sha256(data).digest()
-        with aws_errors(f"KMS key {self.key}"):
+        with _kms_errors(self.key):
             answer = self.client.sign(KeyId=self.key, Message=digest, MessageType="DIGEST", SigningAlgorithm="ECDSA_SHA_256")
         try:
             public.verify(answer["Signature"], digest, ec.ECDSA(Prehashed(hashes.SHA256())))
@@ -197,6 +194,50 @@ class KMSSigner:
                 "If it is an alias, look at where it points; then run the task again."
             ) from None
         return answer["Signature"]
+
+
+# What AWS says to credentials that it does not take. KMS says it with HTTP 400.
+_NO_CREDENTIALS = {
+    "ExpiredTokenException",
+    "IncompleteSignature",
+    "InvalidClientTokenId",
+    "InvalidSignatureException",
+    "MissingAuthenticationToken",
+    "UnrecognizedClientException",
+}
+
+
+@contextmanager
+def _kms_errors(key: str) -> Iterator[None]:
+    """Turn what KMS answers into our errors: the key, the reason, and what whoever runs the worker can do."""
+    from botocore.exceptions import ClientError
+
+    from airflow_pipesec.storage_remote import aws_errors
+
+    shown = f"KMS key {printable(key)}"
+    with aws_errors(f"KMS key {key}"):  # for where there is no answer
+        try:
+            yield
+        except ClientError as error:
+            code = error.response.get("Error", {}).get("Code", "unknown")
+            status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+            if code in ("NotFoundException", "InvalidArnException"):
+                raise ObjectMissing(
+                    f"{shown} does not exist in this account and region ({code}). Check its id, ARN or alias, and the region."
+                ) from error
+            if code in _NO_CREDENTIALS:
+                raise AccessDenied(
+                    f"{shown} was asked for with AWS credentials that are not valid ({code}). Give the worker valid ones."
+                ) from error
+            if status in (401, 403) or code == "AccessDeniedException":
+                raise AccessDenied(
+                    f"{shown} may not be used to sign ({code}). Grant the worker's role kms:Sign and kms:GetPublicKey on it."
+                ) from error
+            if code in ("DisabledException", "KMSInvalidStateException"):
+                raise AccessDenied(f"{shown} is not enabled ({code}). Enable it in KMS, or sign with another key.") from error
+            raise StorageError(
+                f"{shown} could not be asked to sign ({code}, HTTP {status}). Run the task again; if it stays so, look at KMS."
+            ) from error
 
 
 def signer_from(reference: str, sources: Mapping[str, Source] | None = None, *, parameter: str = "signing_key=") -> Signer:

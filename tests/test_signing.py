@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import subprocess
 from collections.abc import Callable
 from contextlib import suppress
@@ -350,18 +351,25 @@ def test_a_key_of_kms_for_another_use_is_refused_although_its_kind_would_do(kms:
 
 
 @pytest.mark.parametrize(
-    ("code", "error"),
+    ("code", "status", "error", "remedy"),
     [
-        ("AccessDeniedException", AccessDenied),
-        ("DisabledException", AccessDenied),
-        ("KMSInvalidStateException", AccessDenied),
-        ("NotFoundException", ObjectMissing),
-        ("ThrottlingException", StorageError),
-        ("KMSInternalException", StorageError),
+        ("AccessDeniedException", 400, AccessDenied, "Grant the worker's role kms:Sign and kms:GetPublicKey on it."),
+        ("Forbidden", 403, AccessDenied, "Grant the worker's role kms:Sign and kms:GetPublicKey on it."),
+        ("ExpiredTokenException", 400, AccessDenied, "Give the worker valid ones."),
+        ("UnrecognizedClientException", 400, AccessDenied, "Give the worker valid ones."),
+        ("MissingAuthenticationToken", 403, AccessDenied, "Give the worker valid ones."),
+        ("DisabledException", 400, AccessDenied, "Enable it in KMS, or sign with another key."),
+        ("KMSInvalidStateException", 400, AccessDenied, "Enable it in KMS, or sign with another key."),
+        ("NotFoundException", 400, ObjectMissing, "Check its id, ARN or alias, and the region."),
+        ("InvalidArnException", 400, ObjectMissing, "Check its id, ARN or alias, and the region."),
+        ("ThrottlingException", 400, StorageError, "Run the task again"),
+        ("KMSInternalException", 500, StorageError, "Run the task again"),
     ],
 )
 @pytest.mark.parametrize("call", ["get_public_key", "sign"])
-def test_what_kms_refuses_names_the_key_and_the_reason(kms: Any, code: str, error: type[StorageError], call: str) -> None:
+def test_what_kms_refuses_names_the_key_the_reason_and_the_remedy(
+    kms: Any, code: str, status: int, error: type[StorageError], remedy: str, call: str
+) -> None:
     from botocore.stub import Stubber
 
     arn = key_in(kms)
@@ -369,10 +377,12 @@ def test_what_kms_refuses_names_the_key_and_the_reason(kms: Any, code: str, erro
     if call == "sign":
         _ = signer.public_key
     with Stubber(kms) as stub:
-        stub.add_client_error(call, code, http_status_code=400)
-        with pytest.raises(StorageError, match=f"KMS key {arn}.*{code}") as caught:
+        stub.add_client_error(call, code, http_status_code=status)
+        with pytest.raises(StorageError, match=f"^KMS key {arn} .*{code}.*{re.escape(remedy)}") as caught:
             signer.sign(b"x")
     assert type(caught.value) is error
+    assert "read or written" not in str(caught.value)
+    assert "the task that writes it" not in str(caught.value)
 
 
 def test_a_signature_of_kms_that_its_public_key_refuses_is_not_given_out(kms: Any, monkeypatch: pytest.MonkeyPatch) -> None:
