@@ -62,9 +62,10 @@ def _apply(dag: DAG, url: str, override: str) -> None:
     plan = organisation_plan(url)
     effective = plan.for_dag(facts_of(dag), environment=environment_here())
     if effective is None:
-        if plan.refuses_unmatched:
+        mode = Mode(override or plan.mode(environment_here()))
+        if plan.refuses_unmatched(mode):
             text = f"{plan.where} has no entry for DAG {dag.dag_id}, and refuses those. Ask who owns the plan for one."
-            _refuse_or_report(dag, text, Mode(override or plan.mode(environment_here())))
+            _refuse_or_report(dag, text, mode)
         return
     if effective.exempt:
         return

@@ -305,11 +305,10 @@ class Plan:
         """The plan's name, which its groups of guards begin with; empty unless it has one."""
         return str(self.document.get("name") or "")
 
-    @property
-    def refuses_unmatched(self) -> bool:
-        """Whether a DAG that no entry of ``dags`` means is refused."""
+    def refuses_unmatched(self, mode: Mode) -> bool:
+        """Whether a DAG that no entry of ``dags`` means is refused, in the mode that counts."""
         given = self.document.get("unmatched")
-        return (self.mode(None) is Mode.ENFORCE) if given is None else given == "refuse"
+        return (mode is Mode.ENFORCE) if given is None else given == "refuse"
 
     def mode(self, environment: str | None) -> Mode:
         """Return the plan's mode where no entry says otherwise."""
@@ -414,10 +413,10 @@ def _rule(document: Mapping[str, Any], path: Path) -> Rule:
 def _specs(items: Iterable[Mapping[str, Any]], path: Path) -> tuple[Spec, ...]:
     found = []
     for number, item in enumerate(items):
-        if "use" in item:
+        if item.get("use") is not None:
             found.append(Spec("use", None, {"use": item["use"]}, (*path, number)))
         else:
-            given = {name: value for name, value in item.items() if name not in ("guard", "id")}
+            given = {name: value for name, value in item.items() if name not in ("guard", "id", "use")}
             found.append(Spec(item["guard"], item.get("id"), given, (*path, number)))
     return tuple(found)
 

@@ -76,6 +76,11 @@ def model() -> type[BaseModel]:
             raise ValueError("must be a policy, or the path of one")
         return value
 
+    def number(value: object) -> object:
+        if type(value) is not int:  # true and 1.0 equal it
+            raise ValueError("must be 1")
+        return value
+
     text = Annotated[str, Field(min_length=1, pattern=r"\S")]
     word = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,63}$")]
     name = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}$")]
@@ -159,7 +164,7 @@ def model() -> type[BaseModel]:
             return self
 
     class Root(Part):
-        version: Literal[1] = Field(description=TEXTS["version"])
+        version: Annotated[Literal[1], BeforeValidator(number)] = Field(description=TEXTS["version"])
         name: word | None = member("name")
         mode: modes | None = member("mode")
         unmatched: Literal["refuse", "allow"] | None = member("unmatched")

@@ -98,17 +98,18 @@ def _beside(pipeline: Pipeline, name: str, waits: Collection[str]) -> bool:
 
 def faults(pipeline: Pipeline, posts: Iterable[Post], exempt: Mapping[str, str]) -> Iterator[str]:
     """Yield what is wrong: guards that do not hold, and tasks below a guard that run whatever it says."""
-    guards = set()
+    guards, named = set(), set()
     for post in posts:
         if pipeline.nodes[post.guard].warns:
             continue  # the plan says that it only tells
         guards.add(post.guard)
         if problem := holds(pipeline, post, exempt):
+            named.add(post.stage)
             yield problem
-    yield from _leaks(pipeline, guards, exempt)
+    yield from _leaks(pipeline, guards, exempt, named)
 
 
-def _leaks(pipeline: Pipeline, guards: Collection[str], exempt: Collection[str]) -> Iterator[str]:
+def _leaks(pipeline: Pipeline, guards: Collection[str], exempt: Collection[str], named: Collection[str]) -> Iterator[str]:
     """Yield the stages anywhere below a guard that run although it did not pass.
 
     Where every task is strict, what fails stops all that is below it. So only those that are not, and those that follow one which
@@ -126,7 +127,7 @@ def _leaks(pipeline: Pipeline, guards: Collection[str], exempt: Collection[str])
             leaky.add(name)
             continue
         for guard in _last_guards(pipeline, name, guards):
-            if why := pipeline.runs_past(guard, name):
+            if name not in named and (why := pipeline.runs_past(guard, name)):
                 yield f"{printable(name)} would run although {printable(guard)} above it did not pass: {why}. {_REMEDY}"
                 break
 

@@ -81,6 +81,7 @@ def test_the_wheel_says_what_it_is(installed: Path) -> None:
     assert built.metadata["License-Expression"] == "Apache-2.0"
     assert {(point.group, point.name) for point in built.entry_points} == {
         ("airflow.plugins", "pipesec"),
+        ("airflow.policy", "pipesec"),
         ("apache_airflow_provider", "provider_info"),
         ("console_scripts", "pipesec"),
     }

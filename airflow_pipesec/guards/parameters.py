@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib
 import inspect
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from difflib import get_close_matches
@@ -16,15 +17,28 @@ from typing import TYPE_CHECKING, Annotated, Any, Union, get_args, get_origin, g
 from airflow.sdk import BaseSensorOperator
 
 from airflow_pipesec import operators, sensors
-from airflow_pipesec.errors import PlanError
+from airflow_pipesec.errors import PlanError, PolicyError
 from airflow_pipesec.findings import printable
 from airflow_pipesec.guards.base import Guard, GuardOperator, GuardSensor
+from airflow_pipesec.policy import Policy
 
 if TYPE_CHECKING:
     from airflow.sdk import BaseOperator
     from pydantic import BaseModel
 
-__all__ = ["Maker", "Parameter", "checked", "default_id", "functions", "guard_class", "guard_names", "parameters"]
+    from airflow_pipesec.plan import Plan
+
+__all__ = [
+    "Maker",
+    "Parameter",
+    "checked",
+    "default_id",
+    "demand_guards",
+    "functions",
+    "guard_class",
+    "guard_names",
+    "parameters",
+]
 
 # What every Airflow task has and a plan may set, with the type that a plan writes it in. None of them makes a guard weaker.
 BASE: dict[str, tuple[Any, str]] = {
@@ -166,15 +180,7 @@ def checked(cls: type[BaseOperator], given: Mapping[str, Any]) -> None:
     """Raise :class:`PlanError` where a guard does not take what it is given. No value is quoted."""
     from pydantic import ValidationError
 
-    known = parameters(cls)
-    for name in given:
-        if name not in known:
-            if name in functions(cls):
-                raise PlanError(f"{cls.__name__} takes a function as {name}, and a plan is data. Guard with it in the DAG file.")
-            near = get_close_matches(name, known, n=1)
-            own = ", ".join(one for one in known if one not in BASE)
-            hint = f"Did you mean {near[0]}?" if near else f"It takes {own}, and of every task {', '.join(BASE)}."
-            raise PlanError(f"{cls.__name__} has no parameter {printable(name)}. {hint}")
+    _demand_names(cls, given)
     try:
         _model(cls).model_validate(dict(given))
     except ValidationError as error:
@@ -184,6 +190,47 @@ def checked(cls: type[BaseOperator], given: Mapping[str, Any]) -> None:
             raise PlanError(f"{cls.__name__} lacks {', '.join(missing)}. Give it.") from None
         fault = faults[0]
         raise PlanError(f"{fault['loc'][0]} of {cls.__name__} is not right: {fault['msg']}.") from None
+    policy = given.get("policy")
+    if isinstance(policy, Mapping) and "{{" not in repr(policy):
+        try:
+            Policy.load(policy)
+        except PolicyError as error:
+            raise PlanError(str(error)) from None
+
+
+def demand_guards(plan: Plan) -> None:
+    """Raise :class:`PlanError` where a plan names a guard or a parameter that there is none of, used or not."""
+    for spec in plan.specs:
+        with _at(plan, spec.path):
+            _demand_names(guard_class(spec.guard), spec.parameters)
+    named = {spec.guard for spec in plan.specs}
+    for path, name, given in plan.defaults():
+        with _at(plan, path):
+            if name != "*":
+                _demand_names(guard_class(name), given)
+            elif unknown := [one for one in given if not any(one in parameters(guard_class(guard)) for guard in named)]:
+                raise PlanError(f"no guard of the plan has a parameter {printable(unknown[0])}. Mend the name, or leave it out.")
+
+
+@contextmanager
+def _at(plan: Plan, path: tuple[int | str, ...]) -> Iterator[None]:
+    try:
+        yield
+    except PlanError as error:
+        raise plan.fault(path, str(error)) from None
+
+
+def _demand_names(cls: type[BaseOperator], given: Iterable[str]) -> None:
+    known = parameters(cls)
+    for name in given:
+        if name in known:
+            continue
+        if name in functions(cls):
+            raise PlanError(f"{cls.__name__} takes a function as {name}, and a plan is data. Guard with it in the DAG file.")
+        near = get_close_matches(name, known, n=1)
+        own = ", ".join(one for one in known if one not in BASE)
+        hint = f"Did you mean {near[0]}?" if near else f"It takes {own}, and of every task {', '.join(BASE)}."
+        raise PlanError(f"{cls.__name__} has no parameter {printable(name)}. {hint}")
 
 
 def default_id(cls: type[BaseOperator]) -> str:
