@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from enum import StrEnum
@@ -193,7 +194,7 @@ class Effective:
             if "${" not in value:
                 return value
             if (whole := _PLACEHOLDER.fullmatch(value)) and whole[1] is not None:
-                return self._value(whole[1], values, path)
+                return deepcopy(self._value(whole[1], values, path))  # no two guards share what can be changed
             return _PLACEHOLDER.sub(lambda found: "${" if found[1] is None else self._text(found[1], values, path), value)
         if isinstance(value, Mapping):
             return {self._filled(name, values, path): self._filled(item, values, path) for name, item in value.items()}

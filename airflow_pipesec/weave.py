@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["Place", "Woven", "demanded", "difference", "environment_here", "secure", "told", "weave"]
 
 FAULTS_SHOWN = 5
+_NOTHING = object()
 # What a task may differ in without being another guard: where it stands.
 WHEREABOUTS = frozenset(
     """task_id task_group _dag upstream_task_ids downstream_task_ids start_date end_date trigger_rule
@@ -205,15 +206,16 @@ def difference(task: Any, wanted: BaseOperator, aside: Collection[str]) -> str:
     """Say how a task differs from a guard, some attributes aside; empty where it does not. No value is told, only names."""
     if type(task) is not type(wanted):
         return f"it is a {type(task).__name__}, not the {type(wanted).__name__} of {type(wanted).__module__}"
-    ours, theirs = vars(wanted), dict(vars(task))
-    # Airflow notes it here when it writes the DAG down.
-    if theirs.get("_needs_expansion") is (task.get_closest_mapped_task_group() is not None):
-        del theirs["_needs_expansion"]
-    for name in sorted(ours.keys() | theirs.keys()):
-        if name not in aside and (name in ours) != (name in theirs):
-            return f"its {name.lstrip('_')} was set" if name in theirs else f"its {name.lstrip('_')} is missing"
-        if name not in aside and ours[name] != theirs[name]:
-            return f"its {name.removeprefix('_')} is another"
+    ours, theirs = vars(wanted), vars(task)
+    names = (ours.keys() | theirs.keys()).difference(aside)
+    differing = [name for name in names if ours.get(name, _NOTHING) != theirs.get(name, _NOTHING)]
+    for name in sorted(differing):
+        # Airflow notes this one when it writes a DAG down.
+        if name == "_needs_expansion" and theirs.get(name) is (task.get_closest_mapped_task_group() is not None):
+            continue
+        if name in ours and name in theirs:
+            return f"its {name.lstrip('_')} is another"
+        return f"its {name.lstrip('_')} was set" if name in theirs else f"its {name.lstrip('_')} is missing"
     return ""
 
 
@@ -340,7 +342,7 @@ def _add(dag: DAG, places: Sequence[Place], maker: Maker, undoable: _Undoable) -
         undoable.groups.append(group)
     for place in places:
         guard = _made(maker, place)
-        if place is first and place.before:
+        if place is first and place.before and stage.trigger_rule != guard.trigger_rule:
             guard.trigger_rule = stage.trigger_rule
         group.add(guard)
         dag.add_task(guard)

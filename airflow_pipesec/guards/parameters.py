@@ -60,6 +60,7 @@ SENSOR: dict[str, tuple[Any, str]] = {
     "max_wait": (float, "the most seconds between two looks."),
 }
 SECONDS = {"retry_delay", "execution_timeout"}
+_CHANGEABLE = (set, list, dict)
 _DOTTED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*\.[A-Za-z_]\w*", re.ASCII)
 
 
@@ -233,6 +234,7 @@ def _demand_names(cls: type[BaseOperator], given: Iterable[str]) -> None:
         raise PlanError(f"{cls.__name__} has no parameter {printable(name)}. {hint}")
 
 
+@cache
 def default_id(cls: type[BaseOperator]) -> str:
     """Return what a guard is called in a plan that gives it no id: ``HashVerificationOperator`` is ``hash_verification``."""
     name = cls.__name__.removesuffix("Operator")
@@ -243,21 +245,47 @@ class Maker:
     """Makes guards of what a plan says, outside every DAG: nobody's ``default_args`` reach them.
 
     A constructor of Airflow's costs a tenth of a millisecond, and those of this package only assign: of several guards of one
-    class with parameters of the same names, the others are copies of the first with their own values assigned.
+    class with parameters of the same names, all are copies of a first with their own values assigned.
     """
 
     def __init__(self) -> None:
-        self._first: dict[Any, BaseOperator] = {}
+        self._patterns: dict[Any, _Pattern] = {}
 
     def made(self, cls: type[BaseOperator], task_id: str, given: Mapping[str, Any]) -> BaseOperator:
         """Return a guard that belongs to no DAG yet."""
         if not cls.__module__.startswith("airflow_pipesec."):
             return _constructed(cls, task_id, given)
-        base = {name: value for name, value in given.items() if name in BASE or name in SENSOR}
+        base = [(name, value) for name, value in given.items() if name in BASE or name in SENSOR]
         key = (cls, tuple(given), repr(base))
-        if key not in self._first:
-            self._first[key] = _constructed(cls, task_id, given)
-        return _copied(self._first[key], task_id, given)
+        if key not in self._patterns:
+            self._patterns[key] = _Pattern(_constructed(cls, task_id, given))
+        return self._patterns[key].copy(task_id, given)
+
+
+class _Pattern:
+    """A guard that others are copies of."""
+
+    def __init__(self, first: BaseOperator) -> None:
+        self.first = first
+        # No two tasks share what can be changed.
+        self.changeable = [name for name, value in vars(first).items() if type(value) in _CHANGEABLE]
+
+    def copy(self, task_id: str, given: Mapping[str, Any]) -> BaseOperator:
+        new = object.__new__(type(self.first))
+        attributes = self.first.__dict__.copy()
+        for name in self.changeable:
+            attributes[name] = attributes[name].copy()
+        init = attributes["_BaseOperator__init_kwargs"]
+        for name, value in given.items():
+            if name not in BASE and name not in SENSOR:
+                init[name] = value
+                attributes[name] = value.copy() if type(value) in _CHANGEABLE else value
+        display = task_id.rpartition(".")[2].replace("_", " ")
+        init["task_id"] = attributes["task_id"] = task_id
+        init["task_display_name"] = attributes["_task_display_name"] = display
+        attributes["params"] = type(self.first.params)()
+        new.__dict__.update(attributes)
+        return new
 
 
 def _constructed(cls: type[BaseOperator], task_id: str, given: Mapping[str, Any]) -> BaseOperator:
@@ -269,20 +297,3 @@ def _constructed(cls: type[BaseOperator], task_id: str, given: Mapping[str, Any]
         return cls(task_id=task_id, task_display_name=task_id.rpartition(".")[2].replace("_", " "), **arguments)
     finally:
         DagContext.pop()
-
-
-def _copied(first: BaseOperator, task_id: str, given: Mapping[str, Any]) -> BaseOperator:
-    new = object.__new__(type(first))
-    attributes = dict(first.__dict__)
-    own = {name: value for name, value in given.items() if name not in BASE and name not in SENSOR}
-    display = task_id.rpartition(".")[2].replace("_", " ")
-    attributes |= own | {"task_id": task_id, "_task_display_name": display}
-    for name, value in attributes.items():
-        # No two tasks share what can be changed.
-        if type(value) in (set, list, dict):
-            attributes[name] = value.copy()
-    init = attributes["_BaseOperator__init_kwargs"] | own
-    attributes["_BaseOperator__init_kwargs"] = init | {"task_id": task_id, "task_display_name": display}
-    attributes["params"] = type(first.params)()
-    new.__dict__.update(attributes)
-    return new
