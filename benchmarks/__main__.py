@@ -1,8 +1,9 @@
 """``python -m benchmarks``: all of them; arguments go to the one for hashing."""
 
-from benchmarks import encryption, evidence, hashing, imports
+from benchmarks import encryption, evidence, hashing, imports, weaving
 
 imports.main()
 hashing.main()
 encryption.main()
 evidence.main()
+weaving.main()
