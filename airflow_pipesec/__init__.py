@@ -19,15 +19,16 @@ The parts, from the inside out:
 * :mod:`airflow_pipesec.guards`: the Airflow faces of the checks, one operator and one sensor each.
 * :mod:`airflow_pipesec.plan` and :mod:`airflow_pipesec.weave`: which guards stand where, and how they come between the stages.
 
-Importing this package imports nothing else; :func:`secure` is looked up when it is asked for.
+Importing this package imports nothing else; :func:`secure` and :func:`coverage_of` are looked up when they are asked for.
 """
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from airflow_pipesec.survey import coverage_of
     from airflow_pipesec.weave import secure
 
-__all__ = ["__version__", "secure"]
+__all__ = ["__version__", "coverage_of", "secure"]
 
 __version__ = "0.1.0"
 
@@ -38,4 +39,8 @@ def __getattr__(name: str) -> Any:
         from airflow_pipesec.weave import secure
 
         return secure
+    if name == "coverage_of":
+        from airflow_pipesec.survey import coverage_of
+
+        return coverage_of
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from airflow_pipesec import __version__
+from airflow_pipesec.cli_pipeline import add_commands, run_coverage, run_plan
 from airflow_pipesec.errors import ConfigurationError, PipesecError, place_of
 from airflow_pipesec.findings import Finding, Status, escaped
 from airflow_pipesec.hashing import ALGORITHMS, Progress
@@ -45,6 +46,8 @@ Security checks for ML pipelines, the same that guard an Airflow DAG.
   pipesec keys keys.yaml                              show the keys that are trusted
   pipesec encrypt data/ -o data.enc -r age1…          encrypt for the holder of a key
   pipesec decrypt data.enc -o data/ -i file:key.txt   decrypt, if nothing was tampered with
+  pipesec coverage dags/ --plan plan.yaml             show which stages of DAGs are guarded (needs Airflow)
+  pipesec plan plan.yaml                              check a plan, and sign it (needs Airflow)
 """
 EXIT_CODES = """\
 exit codes:
@@ -159,6 +162,7 @@ def _parser() -> argparse.ArgumentParser:
 
     _add_evidence(commands, Form, shared)
     _add_keys(commands, Form)
+    add_commands(commands, Form)
     return parser
 
 
@@ -424,6 +428,11 @@ def _run(options: argparse.Namespace) -> tuple[int, str]:
             return PASSED, _keygen(options)
         if options.command == "keys":
             return _keys(options)
+        if options.command == "plan":
+            return run_plan(options)
+        if options.command == "coverage":
+            with _progress_bar(sys.stderr, wanted=not options.quiet) as progress:
+                return run_coverage(options, progress)
         policy = Policy.load(options.policy)
         if options.command == "verify-run":
             from airflow_pipesec.checks.release import WAIVABLE
