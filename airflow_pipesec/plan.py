@@ -197,10 +197,16 @@ class Effective:
                 return deepcopy(self._value(whole[1], values, path))  # no two guards share what can be changed
             return _PLACEHOLDER.sub(lambda found: "${" if found[1] is None else self._text(found[1], values, path), value)
         if isinstance(value, Mapping):
-            return {self._filled(name, values, path): self._filled(item, values, path) for name, item in value.items()}
+            return {self._key(name, values, path): self._filled(item, values, path) for name, item in value.items()}
         if isinstance(value, list | tuple):
             return [self._filled(item, values, path) for item in value]
         return value
+
+    def _key(self, name: str, values: Mapping[str, Any], path: Path) -> str:
+        key = self._filled(name, values, path)
+        if not isinstance(key, str):
+            raise self.plan.fault(path, "a key is filled with what is no text. Give it a text under vars:.")
+        return key
 
     def _value(self, name: str, values: Mapping[str, Any], path: Path) -> Any:
         if name in values:

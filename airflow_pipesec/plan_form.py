@@ -58,7 +58,7 @@ TEXTS = {
 @cache
 def model() -> type[BaseModel]:
     """Return the form as a pydantic model. Guards' parameters are looked at by who knows the guards."""
-    from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+    from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
     from airflow_pipesec.policy import Policy
 
@@ -104,6 +104,11 @@ def model() -> type[BaseModel]:
                 raise ValueError("use: stands alone: the guards of a set have their own parameters")
             return self
 
+    def no_set(item: Item) -> Item:
+        if item.use is not None:
+            raise ValueError("a set holds guards, and no other set")
+        return item
+
     class Stage(BaseModel):
         model_config = form
         task: names | None = member("task")
@@ -135,7 +140,7 @@ def model() -> type[BaseModel]:
         policy: Annotated[Any, BeforeValidator(policed)] = Field(default=None, description=TEXTS["policy"])
         vars: dict[name, Any] | None = member("vars")
         defaults: dict[text, dict[str, Any]] | None = member("defaults")
-        sets: dict[word, list[Item]] | None = member("sets")
+        sets: dict[word, list[Annotated[Item, AfterValidator(no_set)]]] | None = member("sets")
         stages: list[Stage] | None = member("stages")
 
     modes = Literal["enforce", "weave", "report"]

@@ -12,6 +12,7 @@ What was found by running Airflow, and is kept here:
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
 __all__ = ["Place", "Woven", "demanded", "difference", "environment_here", "secure", "told", "weave"]
 
 FAULTS_SHOWN = 5
+# As Airflow has it.
+_ID = re.compile(r"[\w.-]+")
+LONGEST_ID, LONGEST_GROUP = 250, 200
 _NOTHING = object()
 # What a task may differ in without being another guard: where it stands.
 WHEREABOUTS = frozenset(
@@ -163,8 +167,15 @@ def demanded(dag: DAG, plan: Effective, *, strict: bool = False) -> tuple[list[P
             raise plan.plan.fault(demand.spec.path, f"{demand.side} stage {printable(demand.stage)}: {error}") from None
         prefix = f"{plan.plan.name}_" if plan.plan.name else ""
         parent: Any = stage.task_group or dag.task_group
-        group = parent.child_id(f"{prefix}{demand.side}_{stage.label}")
+        # A group's own part of its id has no dot, though a task's may have.
+        group = parent.child_id(f"{prefix}{demand.side}_{str(stage.label).replace('.', '-')}")
         task_id = f"{group}.{demand.id or default_id(cls)}"
+        if not _ID.fullmatch(task_id) or len(group) > LONGEST_GROUP or len(task_id) > LONGEST_ID:
+            raise plan.plan.fault(
+                demand.spec.path,
+                f"{demand.side} stage {printable(demand.stage)}: its id has other characters than Airflow takes, or too many. "
+                "Give it an id: that is a short word.",
+            )
         if task_id in used:
             if demand.id:
                 raise plan.plan.fault(demand.spec.path, f"stage {printable(demand.stage)} has two guards of the id {demand.id}.")

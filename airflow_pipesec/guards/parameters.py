@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Union, get_args, get_origin, g
 from airflow.sdk import BaseSensorOperator
 
 from airflow_pipesec import operators, sensors
-from airflow_pipesec.errors import PlanError, PolicyError
+from airflow_pipesec.errors import PlanError, PolicyError, place_of
 from airflow_pipesec.findings import printable
 from airflow_pipesec.guards.base import Guard, GuardOperator, GuardSensor
 from airflow_pipesec.policy import Policy
@@ -295,5 +295,10 @@ def _constructed(cls: type[BaseOperator], task_id: str, given: Mapping[str, Any]
     DagContext.push(None)  # type: ignore[arg-type] # as Airflow itself does where a task is to have no DAG
     try:
         return cls(task_id=task_id, task_display_name=task_id.rpartition(".")[2].replace("_", " "), **arguments)
+    except Exception as error:
+        # Its message may quote what was given.
+        raise PlanError(
+            f"guard {printable(task_id)} cannot be made of what the plan gives it: {place_of(error)}. Mend its parameters."
+        ) from None
     finally:
         DagContext.pop()
