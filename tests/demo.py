@@ -176,6 +176,7 @@ def show_coverage(console: Console, stack: Stack) -> None:
     ask = ["pipesec", "coverage", str(DAGS.relative_to(PROJECT)), "--dag", WOVEN.dag_id, "--fail-under", "0"]
     # Without the organisation's plan, which would be woven into the DAG before anybody could look at it.
     alone = {name: value for name, value in stack.environment.items() if name != "AIRFLOW__PIPESEC__PLAN_URL"}
+    alone |= {"COLUMNS": str(console.width), "PYTHONWARNINGS": "ignore::DeprecationWarning"}  # of Airflow's own, about Airflow
     for more in ([], ["--plan", str(PLAN.relative_to(PROJECT))]):
         console.print(f"\n$ {' '.join([*ask, *more])}", highlight=False, markup=False, soft_wrap=True)
         done = subprocess.run([str(BIN / ask[0]), *ask[1:], *more], cwd=PROJECT, env=alone, check=False)
