@@ -7,6 +7,10 @@ worker that runs a task. ``[pipesec] plan_url`` says which plan; without it noth
 from __future__ import annotations
 
 import logging
+import os
+import time
+from dataclasses import replace
+from threading import Thread
 from typing import TYPE_CHECKING
 
 from airflow.policies import hookimpl
@@ -14,12 +18,15 @@ from airflow.policies import hookimpl
 if TYPE_CHECKING:
     from airflow.sdk import DAG
 
-    from airflow_pipesec.plan import Effective, Plan
+    from airflow_pipesec.plan import Effective, Mode, Plan
 
-__all__ = ["dag_policy"]
+__all__ = ["dag_policy", "organisation_plan"]
 
 log = logging.getLogger(__name__)
 MODES = ("enforce", "weave", "report")
+# A plan that lies far away is waited for this many seconds, and what came of it counts for as many: a file may define many DAGs.
+PATIENCE = 8.0
+_read: dict[str, tuple[float, bytes | Exception]] = {}
 
 
 @hookimpl(trylast=True)
@@ -34,70 +41,91 @@ def dag_policy(dag: DAG) -> None:
     url = str(conf.get("pipesec", "plan_url", fallback="") or "").strip()
     if not url:
         return
-    from airflow.exceptions import AirflowClusterPolicyViolation
-
     override = str(conf.get("pipesec", "plan_mode", fallback="") or "").strip()
     try:
         _apply(dag, url, override)
-    except AirflowClusterPolicyViolation:
-        raise
     except Exception as error:
-        from airflow_pipesec.errors import PipesecError, place_of
-
-        text = str(error) if isinstance(error, PipesecError) else f"the organisation's plan: {place_of(error)}"
         if override == "report":
-            log.warning("pipesec: DAG %s: %s", dag.dag_id, text)
+            _report(dag, error)
             return
-        raise AirflowClusterPolicyViolation(text) from None
+        from airflow.exceptions import AirflowClusterPolicyViolation
+
+        raise AirflowClusterPolicyViolation(_text_of(error)) from None
+
+
+def _text_of(error: Exception) -> str:
+    from airflow_pipesec.errors import PipesecError, place_of
+
+    return str(error) if isinstance(error, PipesecError) else f"the organisation's plan could not be applied: {place_of(error)}"
+
+
+def _report(dag: DAG, error: Exception) -> None:
+    log.warning("pipesec: DAG %s: %s", dag.dag_id, _text_of(error))
 
 
 def _apply(dag: DAG, url: str, override: str) -> None:
     from airflow_pipesec.dags import facts_of
     from airflow_pipesec.errors import PlanError
     from airflow_pipesec.plan import Mode
-    from airflow_pipesec.weave import environment_here, told, weave
+    from airflow_pipesec.undisguised import bundle_being_parsed
+    from airflow_pipesec.weave import environment_here
 
     if override and override not in MODES:
         raise PlanError(f"[pipesec] plan_mode is none of {', '.join(MODES)}. Mend it, or leave it out for the plan's own mode.")
     plan = organisation_plan(url)
-    effective = plan.for_dag(facts_of(dag), environment=environment_here())
-    if effective is None:
-        mode = Mode(override or plan.mode(environment_here()))
-        if plan.refuses_unmatched(mode):
-            text = f"{plan.where} has no entry for DAG {dag.dag_id}, and refuses those. Ask who owns the plan for one."
-            _refuse_or_report(dag, text, mode)
+    environment = environment_here()
+    facts = replace(facts_of(dag), bundle=bundle_being_parsed(dag.fileloc))
+    effective = plan.for_dag(facts, environment=environment)
+    if effective is not None and effective.exempt:
         return
-    if effective.exempt:
+    mode = Mode(override or (plan.mode(environment) if effective is None else effective.mode))
+    if effective is None and not plan.refuses_unmatched(mode):
         return
-    mode = Mode(override or effective.mode)
+    try:
+        if effective is None:
+            raise PlanError(f"{plan.where} has no entry for DAG {dag.dag_id}, and refuses those. Ask who owns the plan for one.")
+        _hold(dag, effective, mode, url)
+    except Exception as error:
+        if mode is not Mode.REPORT:
+            raise
+        _report(dag, error)
+
+
+def _hold(dag: DAG, effective: Effective, mode: Mode, url: str) -> None:
+    """Weave a DAG or look at it. Raises :class:`~airflow_pipesec.errors.PlanError` for one that lacks something."""
+    from airflow_pipesec.enforce import objections, out_of_order, refusal
+    from airflow_pipesec.errors import PlanError
+    from airflow_pipesec.plan import Mode
+    from airflow_pipesec.undisguised import disguises, steered
+    from airflow_pipesec.weave import demanded, told, weave
+
+    if found := list(disguises(dag)):
+        raise PlanError(told(dag, effective, found))
+    places, _ = demanded(dag, effective, strict=True)
+    if found := list(steered(dag, (place.demand.parameters for place in places))):
+        raise PlanError(told(dag, effective, found))
     if mode is Mode.WEAVE:
         weave(dag, effective, strict=True)
-        return
-    from airflow_pipesec.enforce import objections
-
-    found = objections(dag, effective)
-    if found:
-        _refuse_or_report(dag, f"{told(dag, effective, found)} {_in_one_line(effective, url)}", mode)
-
-
-def _refuse_or_report(dag: DAG, text: str, mode: str) -> None:
-    from airflow.exceptions import AirflowClusterPolicyViolation
-
-    if mode == "report":
-        log.warning("pipesec: %s", text)
-        return
-    raise AirflowClusterPolicyViolation(text)
+        # Guards that were there already need not stand in the order in which weaving puts them.
+        if found := list(out_of_order(dag, places)):
+            raise PlanError(told(dag, effective, found))
+    elif found := objections(dag, effective):
+        raise PlanError(refusal(dag, effective, found, _in_one_line(effective, url)))
 
 
-def _in_one_line(plan: Effective, url: str) -> str:
+def _in_one_line(plan: Effective, url: str) -> str | None:
+    """The line that adds all guards; none where the plan's URL holds what is not for everybody's eyes."""
+    if _shown(url) != url:
+        return None
     chosen = f", environment={plan.environment!r}" if plan.environment else ""
-    return f"Or add all of them with one line at the end of the file: airflow_pipesec.secure(dag, {url!r}{chosen})"
+    place = url if "://" in url else os.path.abspath(url)  # noqa: PTH100 - as text
+    return f"__import__('airflow_pipesec').secure(dag, {place!r}{chosen})"
 
 
 def organisation_plan(url: str) -> Plan:
     """Read the organisation's plan, and demand its signature where ``[pipesec] plan_keys`` says whose.
 
-    Raises :class:`~airflow_pipesec.errors.PlanError` for one that cannot be read or is not believed.
+    Raises :class:`~airflow_pipesec.errors.PlanError` for one that cannot be read, soon enough, or is not believed.
     """
     from airflow.sdk.configuration import conf
 
@@ -110,4 +138,56 @@ def organisation_plan(url: str) -> Plan:
         trusted = TrustedKeys.load(keys) if keys else None
     except PipesecError as error:
         raise PlanError(f"the keys that plans are signed with ([pipesec] plan_keys): {error}") from None
-    return Plan.load(url, trusted=trusted)
+    return Plan.read(_bytes_of(url), f"the organisation's plan {_shown(url)}", trusted=trusted)
+
+
+def _shown(url: str) -> str:
+    """The plan's place without what opens it: a signature after a "?", a password before an "@"."""
+    from airflow_pipesec.findings import escaped
+
+    scheme, separator, rest = url.partition("://")
+    if not separator:
+        return escaped(url)
+    host, slash, path = rest.partition("?")[0].partition("/")
+    return escaped(f"{scheme}://{host.rpartition('@')[2]}{slash}{path}")
+
+
+def _bytes_of(url: str) -> bytes:
+    """Read the plan, within the time that there is. What is far away is not asked for each DAG of a file."""
+    now = time.monotonic()
+    far = "://" in url
+    when, found = _read.get(url, (0.0, None)) if far else (0.0, None)
+    if found is None or now - when > PATIENCE:
+        found = _read_within(url, PATIENCE)
+        if far:
+            _read[url] = time.monotonic(), found
+    if isinstance(found, Exception):
+        raise found
+    return found
+
+
+def _read_within(url: str, seconds: float) -> bytes | Exception:
+    from airflow_pipesec.errors import PipesecError, PlanError, place_of
+    from airflow_pipesec.plan import MAX_PLAN_BYTES
+    from airflow_pipesec.storage import open_store
+
+    answers: list[bytes | Exception] = []
+
+    def work() -> None:
+        try:
+            answers.append(open_store(url).read(limit=MAX_PLAN_BYTES))
+        except Exception as error:
+            answers.append(error)
+
+    # Libraries of clouds try again for minutes. What hangs is left to itself, and ends with the process.
+    thread = Thread(target=work, name="pipesec-plan", daemon=True)
+    thread.start()
+    thread.join(seconds)
+    where, remedy = f"the organisation's plan {_shown(url)}", "Mend [pipesec] plan_url, or what it names: until then no DAG runs."
+    if not answers:
+        return PlanError(f"{where} did not come within {seconds:.0f} s. {remedy}")
+    if isinstance(answers[0], PipesecError):
+        return PlanError(f"{where} cannot be read: {answers[0]} {remedy}")
+    if isinstance(answers[0], Exception):
+        return PlanError(f"{where} cannot be read: {place_of(answers[0])}. {remedy}")
+    return answers[0]

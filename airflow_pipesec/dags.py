@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 __all__ = ["bundle_of", "data_edges", "facts_of", "pipeline_of", "tasks_of"]
 
 _NOTHING = (str, int, float, bool, type(None))
+# What Airflow runs besides, or instead of, the code of a task's class.
+_HOOKS = ("_pre_execute_hook", "_post_execute_hook", "pre_execute", "post_execute", "on_execute_callback", "executor_config")
+_RUN = ("start_from_trigger", "start_trigger_args", "template_fields")
 
 
 def facts_of(dag: DAG) -> Facts:
@@ -62,7 +65,7 @@ def tasks_of(dag: DAG, *, strict: bool = False) -> list[Task]:
     found = []
     for name, task in dag.task_dict.items():
         cls = task.operator_class
-        if _runs_nothing(task) or (is_guard(task) and (_trusted(cls) or not strict)):
+        if _runs_nothing(task) or (is_guard(task) and (not strict or (_trusted(cls) and not _runs_more(task)))):
             continue
         named_only = not strict and bool(task.is_setup or task.is_teardown)
         found.append(Task(name, _names_of(cls), _real_name(cls), named_only))
@@ -90,9 +93,21 @@ def _names_of(cls: type) -> frozenset[str]:
 def _runs_nothing(task: Any) -> bool:
     from airflow.providers.standard.operators.empty import EmptyOperator
 
-    # A class that derives from it may do anything, and a callback runs.
-    return task.operator_class is EmptyOperator and not any(
-        getattr(task, f"on_{when}_callback", None) for when in ("execute", "success", "failure", "retry", "skipped")
+    # A class that derives from it may do anything, a callback runs, and for an outlet it is sent to a worker.
+    return (
+        type(task) is EmptyOperator
+        and not any(getattr(task, f"on_{when}_callback") for when in ("execute", "success", "failure", "retry", "skipped"))
+        and not task.outlets
+        and not _runs_more(task)
+    )
+
+
+def _runs_more(task: Any) -> bool:
+    """Whether somebody made a task run what its class does not say."""
+    cls, own = type(task), vars(task)
+    given: Any = getattr(task, "partial_kwargs", own)
+    return any(given.get(name) for name in _HOOKS) or any(
+        name in _RUN or callable(getattr(cls, name, None)) for name in own if name not in _HOOKS
     )
 
 

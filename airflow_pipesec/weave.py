@@ -219,7 +219,7 @@ def difference(task: Any, wanted: BaseOperator, aside: Collection[str]) -> str:
         return f"it is a {type(task).__name__}, not the {type(wanted).__name__} of {type(wanted).__module__}"
     ours, theirs = vars(wanted), vars(task)
     names = (ours.keys() | theirs.keys()).difference(aside)
-    differing = [name for name in names if ours.get(name, _NOTHING) != theirs.get(name, _NOTHING)]
+    differing = [name for name in names if not _same(ours.get(name, _NOTHING), theirs.get(name, _NOTHING))]
     for name in sorted(differing):
         # Airflow notes this one when it writes a DAG down.
         if name == "_needs_expansion" and theirs.get(name) is (task.get_closest_mapped_task_group() is not None):
@@ -228,6 +228,21 @@ def difference(task: Any, wanted: BaseOperator, aside: Collection[str]) -> str:
             return f"its {name.lstrip('_')} is another"
         return f"its {name.lstrip('_')} was set" if name in theirs else f"its {name.lstrip('_')} is missing"
     return ""
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Whether two values are the same. The other's class is not asked: it could say what it likes."""
+    if one is other:
+        return True
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, dict):
+        return len(one) == len(other) and all(type(key) is str and key in one and _same(one[key], other[key]) for key in other)
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(_same, one, other))
+    if isinstance(one, set | frozenset):
+        return all(type(item) is str for item in other) and one == other
+    return bool(one == other)
 
 
 class _Undoable:
