@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -38,13 +39,14 @@ def bundle_of(file: str) -> str | None:
     from airflow.sdk.configuration import conf
 
     storage: Any = base.get_bundle_storage_root_path
+    places = Path(os.path.normpath(file)), Path(file).resolve()  # what goes out of a folder by ".." is not in it
     found: tuple[int, str] | None = None
     for entry in conf.getjson("dag_processor", "dag_bundle_config_list", fallback=[]) or []:
         name, given = str(entry.get("name")), entry.get("kwargs") or {}
         local = str(entry.get("classpath", "")).endswith(".LocalDagBundle")
         place = (given.get("path") or conf.get("core", "dags_folder")) if local else Path(str(storage())) / name
         for folder in {Path(place), Path(place).resolve()}:
-            if any(Path(one).is_relative_to(folder) for one in (file, Path(file).resolve())):
+            if any(one.is_relative_to(folder) for one in places):
                 size = len(folder.parts)
                 found = max(found, (size, name)) if found else (size, name)
     return None if found is None else found[1]

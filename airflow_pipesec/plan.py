@@ -264,9 +264,12 @@ class Plan:
         if isinstance(source, Mapping):
             if trusted is not None:
                 raise PlanError("a plan that has to be signed is no mapping. Give the file that `pipesec plan --sign` wrote.")
-            from airflow_pipesec.plan_form import plain
+            from airflow_pipesec.plan_form import NotPlain, plain
 
-            document = plain(source)
+            try:
+                document = plain(source)
+            except NotPlain as error:
+                raise cls("plan", {}).fault(error.path, f"{error}.") from None
             return cls("plan", document)._checked()
         if not isinstance(source, str | PathLike) or not str(source) or "\0" in str(source):
             raise PlanError(f"a plan is no {type(source).__name__}. Give the path of a YAML file, or a mapping.")

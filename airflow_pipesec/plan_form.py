@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from airflow_pipesec.signing import Signer, TrustedKeys
 
-__all__ = ["faults_of", "model", "opened", "plain", "sealed_plan"]
+__all__ = ["NotPlain", "faults_of", "model", "opened", "plain", "sealed_plan"]
 
 SIGNED_TYPE = "application/vnd.airflow-pipesec.plan"
 DEEPEST = 32
@@ -194,7 +194,7 @@ def faults_of(document: Mapping[str, Any]) -> Iterator[tuple[Path, str]]:
 
     try:
         plain(document)
-    except _NotPlain as refused:
+    except NotPlain as refused:
         yield refused.path, f"{refused}."
         return
     try:
@@ -210,7 +210,9 @@ def faults_of(document: Mapping[str, Any]) -> Iterator[tuple[Path, str]]:
                 yield path, f"{fault['msg'].removeprefix('Value error, ').rstrip('.')}."
 
 
-class _NotPlain(PlanError):
+class NotPlain(PlanError):
+    """What a document holds that is no data, and where."""
+
     def __init__(self, path: Path, text: str) -> None:
         super().__init__(text)
         self.path = path
@@ -219,21 +221,21 @@ class _NotPlain(PlanError):
 def plain(part: Any, path: Path = ()) -> Any:
     """Return a copy of a document in the types that JSON has; a day becomes its text. Raises :class:`PlanError` for others."""
     if len(path) > DEEPEST:
-        raise _NotPlain(path[:DEEPEST], f"is nested deeper than {DEEPEST} levels")
+        raise NotPlain(path[:DEEPEST], f"is nested deeper than {DEEPEST} levels")
     if isinstance(part, Mapping):
         for key in part:
             if not isinstance(key, str):
-                raise _NotPlain(path, "has a key that is not text")
+                raise NotPlain(path, "has a key that is not text")
         return {key: plain(value, (*path, key)) for key, value in part.items()}
     if isinstance(part, list | tuple):
         return [plain(value, (*path, number)) for number, value in enumerate(part)]
     if isinstance(part, date) and not isinstance(part, datetime):
         return part.isoformat()
     if isinstance(part, float) and not isfinite(part):
-        raise _NotPlain(path, "is no number")
+        raise NotPlain(path, "is no number")
     if part is None or isinstance(part, str | bool | int | float):
         return part
-    raise _NotPlain(path, f"is a {type(part).__name__}, and a plan is data: text, numbers, lists and mappings")
+    raise NotPlain(path, f"is a {type(part).__name__}, and a plan is data: text, numbers, lists and mappings")
 
 
 def sealed_plan(content: bytes, where: str, signer: Signer) -> bytes:
