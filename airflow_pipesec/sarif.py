@@ -185,10 +185,10 @@ class Places:
         if self.tree is None:
             return None
         for node in ast.walk(self.tree):
-            if isinstance(node, ast.FunctionDef):
-                calls = [one for one in node.decorator_list if isinstance(one, ast.Call) and _called(one) == "dag"]
-                bare = [one for one in node.decorator_list if _called(one) == "dag"]
-                if any(_says(call, "dag_id", dag_id) for call in calls) or (bare and node.name == dag_id):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                makers = [one for one in node.decorator_list if _called(one).partition(".")[0] in ("dag", "asset")]
+                said = any(isinstance(one, ast.Call) and _says(one, "dag_id", dag_id) for one in makers)
+                if said or (makers and node.name == dag_id):
                     return node, node
             if isinstance(node, ast.With):
                 for item in node.items:
@@ -223,7 +223,7 @@ def _task_at(node: ast.AST, name: str) -> ast.AST | None:
                 return keyword
     if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name == name:
         decorators = [_called(one).partition(".")[0] for one in node.decorator_list]
-        return node if {"task", "setup", "teardown"}.intersection(decorators) else None
+        return node if {"task", "setup", "teardown", "asset"}.intersection(decorators) else None
     return None
 
 

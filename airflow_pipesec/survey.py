@@ -163,7 +163,8 @@ def _parsed(place: Path, progress: Progress | None) -> tuple[list[DAG], list[Tro
             files = get_importer_registry().list_dag_files(place, safe_mode=safe_mode)
             passed_over = set(get_importer_registry().list_dag_files(place, safe_mode=False)).difference(files)
         except (OSError, RuntimeError) as error:  # the latter where links lead in a circle
-            return [], [Trouble(TroubleKind.NOT_PARSED, f"the folder cannot be listed: {place_of(error)}", str(place))]
+            text = f"the folder cannot be listed ({place_of(error)}). Look for links that lead in a circle"
+            return [], [Trouble(TroubleKind.NOT_PARSED, text, str(place))]
         # Airflow passes over what it cannot read, as over what has no DAG.
         troubles += [Trouble(TroubleKind.NOT_PARSED, why, file) for file in sorted(passed_over) if (why := _unreadable(file))]
         # In order, so that of two DAGs of one id it is always the same that is refused.

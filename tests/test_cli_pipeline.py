@@ -153,6 +153,14 @@ def test_no_dag_and_no_folder_are_exit_2(tmp_path: Path, capsys: pytest.CaptureF
     assert "does not exist" in err
 
 
+def test_nothing_to_guard_is_exit_2(dags: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (dags / "training.py").write_text("from airflow.sdk import DAG\ndag = DAG('empty', schedule=None)\n")
+    code, out, _ = run(capsys, "coverage", dags, "--fail-under", "0")
+    assert code == 2
+    assert "empty: nothing to guard\n" in out
+    assert "there is nothing to guard: no DAG has a stage that counts" in out
+
+
 def test_one_dag_of_many_can_be_asked_for(dags: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (dags / "b.py").write_text(DAG.format(dag_id="b"))
     _, out, _ = run(capsys, "coverage", dags, "--dag", "b")
@@ -210,11 +218,12 @@ def test_without_a_home_of_airflow_nothing_is_left_behind_and_only_the_answer_is
     home, scratch = tmp_path / "home", tmp_path / "scratch"
     home.mkdir()
     scratch.mkdir()
-    (dags / "broken.py").write_text("import airflow  # dag\nraise ValueError('no')\n")
+    past_python = "import os\nos.write(1, b'written past Python\\n')\n"
+    (dags / "broken.py").write_text(f"import airflow  # dag\n{past_python}raise ValueError('no')\n")
     done = tool("coverage", "dags", "--format", "json", cwd=tmp_path, HOME=str(home), TMPDIR=str(scratch))
     assert done.returncode == 2, done.stderr
     assert json.loads(done.stdout)["dags"][0]["dag_id"] == "training"
-    assert done.stderr == "a DAG file that prints\n"
+    assert sorted(done.stderr.splitlines()) == ["a DAG file that prints", "written past Python"]
     assert list(home.iterdir()) == []
     assert list(scratch.iterdir()) == []
 

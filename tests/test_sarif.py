@@ -37,6 +37,10 @@ with DAG(dag_id="training", schedule=None) as made:
 def decorated():
     @task()
     def load(): ...
+
+
+@asset(schedule=None)
+def made_by_asset(): ...
 """
 
 
@@ -146,6 +150,8 @@ def test_a_task_of_another_dag_of_the_file_is_not_taken_for_it(tmp_path: Path) -
     survey = Survey("x", (measured(tmp_path / "a.py", stage("train"), dag_id="other"),))
     assert where(results(survey)[0])[0] == FILE.splitlines().index('    Verify(task_id="train")') + 1
     survey = Survey("x", (measured(tmp_path / "a.py", stage("load"), dag_id="decorated"),))
+    assert where(results(survey)[0])[0] == FILE.splitlines().index("def decorated():") + 3
+    survey = Survey("x", (measured(tmp_path / "a.py", stage("made_by_asset"), dag_id="made_by_asset"),))
     assert where(results(survey)[0])[0] == len(FILE.splitlines())
 
 

@@ -174,6 +174,14 @@ def test_no_dag_is_undecided_and_no_folder_an_error(tmp_path: Path) -> None:
         survey(tmp_path / "nowhere")
 
 
+def test_a_folder_whose_links_lead_in_a_circle_is_trouble(tmp_path: Path) -> None:
+    write(tmp_path)
+    (tmp_path / "self").symlink_to(tmp_path)
+    found = survey(tmp_path)
+    assert ["links that lead in a circle" in trouble.text for trouble in found.troubles] == [True]
+    assert not found.reaches(0)
+
+
 def test_a_file_that_cannot_be_read_is_trouble_and_not_passed_over(tmp_path: Path) -> None:
     assert _unreadable(str(tmp_path / "gone.py")) == "the file cannot be read: No such file or directory"
     assert _unreadable(__file__) is None
@@ -210,7 +218,7 @@ def test_the_environment_counts_for_plans_that_files_weave_themselves_too(tmp_pa
     [
         "no-such-plan.yaml",
         {"version": 2},
-        {"version": 1, "dags": [{"dag_id": "x", "stages": [{"task": "*", "after": [{"guard": "No"}]}]}]},
+        {"version": 1, "unmatched": "allow", "dags": [{"dag_id": "x", "stages": [{"task": "*", "after": [{"guard": "No"}]}]}]},
     ],
 )
 def test_a_plan_that_cannot_be_used_is_trouble_whether_or_not_it_means_a_dag(tmp_path: Path, plan: Any) -> None:
@@ -240,7 +248,8 @@ def test_a_file_can_import_its_neighbour_and_the_path_is_as_before(tmp_path: Pat
     assert sys.path == before
 
 
-def test_nothing_is_left_beside_the_files_and_the_current_folder_stays(tmp_path: Path) -> None:
+def test_nothing_is_left_beside_the_files_and_the_current_folder_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.dont_write_bytecode", False)
     here = Path.cwd()
     write(tmp_path, text=FILE.format(dag_id="training") + "\nimport os\nos.chdir('/')\n")
     assert survey(tmp_path).undecided is None
