@@ -13,7 +13,7 @@ from dataclasses import replace
 from threading import Thread
 from typing import TYPE_CHECKING
 
-from airflow.policies import hookimpl
+import pluggy
 
 if TYPE_CHECKING:
     from airflow.sdk import DAG
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 __all__ = ["dag_policy", "organisation_plan"]
 
+# Airflow's own marker. Importing Airflow for it would let Airflow look into this module before there is anything in it.
+hookimpl = pluggy.HookimplMarker("airflow.policy")
 log = logging.getLogger(__name__)
 MODES = ("enforce", "weave", "report")
 # A plan that lies far away is waited for this many seconds, and what came of it counts for as many: a file may define many DAGs.
@@ -119,7 +121,7 @@ def _in_one_line(plan: Effective, url: str) -> str | None:
         return None
     chosen = f", environment={plan.environment!r}" if plan.environment else ""
     place = url if "://" in url else os.path.abspath(url)  # noqa: PTH100 - as text
-    return f"__import__('airflow_pipesec').secure(dag, {place!r}{chosen})"
+    return f"import airflow_pipesec; airflow_pipesec.secure(dag, {place!r}{chosen})"
 
 
 def organisation_plan(url: str) -> Plan:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from airflow_pipesec import operators, sensors
 from airflow_pipesec.dags import pipeline_of
@@ -44,7 +44,7 @@ def objections(dag: DAG, plan: Effective) -> list[str]:
     places, exempt = demanded(dag, plan, strict=True)
     pipeline = pipeline_of(dag)
     maker = Maker()
-    lacking: dict[str, Lacking] = {}
+    lacking: dict[str, str] = {}
     filled: dict[str, Post] = {}
     for place in places:
         wanted = maker.made(place.cls, place.task_id, place.demand.parameters)
@@ -60,16 +60,9 @@ def objections(dag: DAG, plan: Effective) -> list[str]:
                 filled[place.task_id] = post
                 break
         else:
-            lacking[place.task_id] = Lacking(place, near[0].rstrip(".") if near else "")
-    found = [*_told(dag, pipeline, lacking, filled), *_disordered(pipeline, places, filled)]
+            lacking[place.task_id] = near[0].rstrip(".") if near else ""
+    found = [*_told(dag, pipeline, places, lacking, filled), *_disordered(pipeline, places, filled)]
     return found + [f"{problem}." for problem in faults(pipeline, filled.values(), exempt)]
-
-
-class Lacking(NamedTuple):
-    """A guard that a DAG lacks, and why what comes nearest to it is not it."""
-
-    place: Place
-    why: str
 
 
 def out_of_order(dag: DAG, places: Sequence[Place]) -> Iterator[str]:
@@ -97,25 +90,29 @@ def _candidates(dag: DAG, place: Place) -> list[Any]:
     return [tasks[place.task_id], *found] if place.task_id in tasks else found
 
 
-def _told(dag: DAG, pipeline: Pipeline, lacking: Mapping[str, Lacking], filled: Mapping[str, Post]) -> Iterator[str]:
+def _told(
+    dag: DAG, pipeline: Pipeline, places: Sequence[Place], lacking: Mapping[str, str], filled: Mapping[str, Post]
+) -> Iterator[str]:
     """Yield what each guard that a DAG lacks is for, and the lines of Python that add it."""
     names = {name: post.guard for name, post in filled.items()}
     taken = {*dag.task_dict, *dag.task_group.used_group_ids}
-    for name, (place, _) in lacking.items():
+    for name, stage in ((place.task_id, place.stage) for place in places if place.task_id in lacking):
         wish = re.sub(r"\W", "_", name, flags=re.ASCII)
         numbered = (f"{wish}_{number}" if number > 1 else wish for number in range(1, len(taken) + 2))
         names[name] = next(one for one in numbered if one not in taken)
         taken.add(names[name])
-        if group := _mapped(dag, place.stage):
+        if group := _mapped(dag, stage):
             names[name] = group.child_id(names[name])
-    last: dict[tuple[str, bool], str] = {}
-    for name, (place, why) in lacking.items():
-        said = f" ({why}.)" if why else ""
-        lines = _lines(dag, pipeline, place, names[name], last.get((place.stage, place.before)))
-        last[place.stage, place.before] = names[name]
-        yield "\n    ".join(
-            (f"{place.demand.side} stage {printable(place.stage)} there has to be a {place.cls.__name__}.{said} Add:", *lines)
-        )
+    for place in places:
+        if place.task_id not in lacking:
+            continue
+        chain = [names[one.task_id] for one in places if (one.stage, one.before) == (place.stage, place.before)]
+        at = chain.index(names[place.task_id])
+        lines = list(_lines(dag, pipeline, place, names[place.task_id], chain[at - 1] if at else None))
+        lines += [f"guard >> {_task(one)}" for one in chain[at + 1 : at + 2] if one in dag.task_dict]
+        why = lacking[place.task_id]
+        said = f"{place.demand.side} stage {printable(place.stage)} there has to be a {place.cls.__name__}."
+        yield "\n    ".join((f"{said}{f' ({why}.)' if why else ''} Add:", *lines))
 
 
 def _lines(dag: DAG, pipeline: Pipeline, place: Place, name: str, above: str | None) -> Iterator[str]:
@@ -172,4 +169,7 @@ def refusal(dag: DAG, plan: Effective, found: Sequence[str], line: str | None) -
     shown = "\n".join(found[:SHOWN])
     more = f"\nAnd {len(found) - SHOWN} more." if len(found) > SHOWN else ""
     at_once = f"\nOr add all guards that are not there with one line at the end of the file: {line}" if line else ""
-    return f"DAG {printable(dag.dag_id)} is not guarded as {plan.plan.where} says.\n{shown}{more}{at_once}"
+    return (
+        f"DAG {printable(dag.dag_id)} is not guarded as {plan.plan.where} says. What to add goes to the end of the file; dag is "
+        f"this DAG there.\n{shown}{more}{at_once}"
+    )
