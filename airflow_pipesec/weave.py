@@ -167,8 +167,9 @@ def demanded(dag: DAG, plan: Effective, *, strict: bool = False) -> tuple[list[P
             raise plan.plan.fault(demand.spec.path, f"{demand.side} stage {printable(demand.stage)}: {error}") from None
         prefix = f"{plan.plan.name}_" if plan.plan.name else ""
         parent: Any = stage.task_group or dag.task_group
-        # A group's own part of its id has no dot, though a task's may have.
-        group = parent.child_id(f"{prefix}{demand.side}_{str(stage.label).replace('.', '-')}")
+        # Not Airflow's label, which may be a sentence for people. A group's own part of its id has no dot, though a task's may.
+        own = demand.stage.removeprefix(parent.child_id("")).replace(".", "-")
+        group = parent.child_id(f"{prefix}{demand.side}_{own}")
         task_id = f"{group}.{demand.id or default_id(cls)}"
         if not _ID.fullmatch(task_id) or len(group) > LONGEST_GROUP or len(task_id) > LONGEST_ID:
             raise plan.plan.fault(

@@ -409,3 +409,10 @@ def test_a_plan_that_fails_at_its_last_stage_leaves_no_trace_of_the_first() -> N
     told = refused(dag, plan())
     assert "group.c" in told
     assert secure(dag, plan(stages=[{"task": "*.c", "exempt": "mail"}])).added
+
+
+def test_a_stage_that_is_shown_as_a_sentence_has_its_guards_under_its_id() -> None:
+    with new_dag() as dag, TaskGroup("prepare"):
+        Step(task_id="train", task_display_name="Train the model, at last")
+    assert secure(dag, plan(before=[WATCH], after=())).added == ("prepare.before_train.watch",)
+    assert dag.task_group_dict["prepare.before_train"].label == "before Train the model, at last"
