@@ -30,6 +30,7 @@ _TEMPLATE = ("{{", "{%", "{#")
 def disguises(dag: DAG) -> Iterator[str]:
     """Yield what of a DAG could be one thing to a plan and another to Airflow."""
     yield from _of_the_dag(dag)
+    yield from _of_groups(dag)
     told: set[type] = set()
     for name, task in dag.task_dict.items():
         shown = printable(name)
@@ -63,6 +64,21 @@ def _of_the_dag(dag: DAG) -> Iterator[str]:
             yield f"{printable(name)} of the DAG was set on the DAG itself. Leave it to Airflow's class"
     if type(dag.task_dict) is not dict:
         yield "its task_dict is no dict. Add tasks by `with DAG(...)` or add_task()"
+
+
+def _of_groups(dag: DAG) -> Iterator[str]:
+    waiting: list[Any] = [dag.task_group]
+    seen: set[int] = set()
+    while waiting:
+        group = waiting.pop()
+        if id(group) in seen:
+            continue
+        seen.add(id(group))
+        for child in group.children.values():
+            if hasattr(child, "children"):
+                waiting.append(child)
+            elif dag.task_dict.get(child.task_id) is not child:
+                yield f"task {printable(str(child.task_id))} is in a TaskGroup and no longer in the DAG. Leave it in both"
 
 
 def _own_answers(cls: type) -> str | None:

@@ -57,9 +57,8 @@ def test_weave_adds_the_guards(here: Organisation) -> None:
 def test_enforce_refuses_a_dag_without_them(here: Organisation) -> None:
     where = here.has(plan("enforce"))
     told = here.refused()
-    assert told.startswith(
-        f"DAG plain is not guarded as the organisation's plan {where} says.\nbefore stage train there has to be a"
-    )
+    assert told.startswith(f"DAG plain is not guarded as the organisation's plan {where} says. What to add goes to the end of")
+    assert "\nbefore stage train there has to be a Watch. Add:\n    from tests.weaving import Watch\n    guard = Watch(" in told
 
 
 def test_report_lets_it_pass_and_logs_what_is_missing(here: Organisation, caplog: pytest.LogCaptureFixture) -> None:
