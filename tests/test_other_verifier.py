@@ -599,6 +599,15 @@ def test_both_read_a_second_signature_that_was_made_of_the_first_and_the_links_t
     assert judged(run) == {"evidence-linked: guard seal"}
 
 
+def test_both_take_the_ids_of_a_run_as_they_are(run: Run) -> None:
+    """Its subject's name has no escapes: they are for the names of what was examined."""
+    odd = Run(run.root, run.signer, dag="back\\slash", run="\x1b[31m\u202e")
+    whole(odd)
+    assert judged(odd) == set()
+    statement = json.loads(base64.b64decode(json.loads(path_of(odd, "gate").read_bytes())["payload"]))
+    assert statement["subject"][0]["name"] == "run \x1b[31m\u202e of back\\slash"
+
+
 OTHER_VARIANT = str(UUID(int=UUID(made_at(NOW + DAY)).int & ~(3 << 62)))  # of tomorrow, were it a UUID of version 7
 
 
