@@ -32,7 +32,7 @@ $(INSTALLED): requirements.lock setup.py
 venv: $(INSTALLED) ## install everything from the hashed lock into .venv
 
 .PHONY: demo
-demo: $(INSTALLED) ## a guarded pipeline in a real Airflow: clean, then under each attack
+demo: $(INSTALLED) ## two pipelines in a real Airflow, guarded by hand and from a plan: clean, then under each attack
 	@exec python -m tests.demo run
 
 .PHONY: ui

@@ -82,7 +82,7 @@ USERS = {DEPLOYER: "op", TRAINEE: "user", SERVICE: "op"}
 # A guard fails, and is called a success by hand, as whoever may edit a task instance can.
 FORGERY = "marked_success"
 FINISHED = ("success", "failed")
-RUN_LIMIT = 420
+RUN_LIMIT = 600
 QUIET = 5.0  # seconds between two lines of progress where there is no terminal
 
 
