@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from functools import partial
+from functools import cached_property, partial
 from itertools import product
 
 __all__ = ["Kind", "Node", "Pipeline"]
@@ -20,6 +20,7 @@ Facts = Mapping[str, Ends]
 _ANY: Ends = frozenset((SUCCESS, FAILED, SKIPPED, UPSTREAM_FAILED))
 _BAD: Ends = frozenset((FAILED, UPSTREAM_FAILED))
 _GOOD: Ends = frozenset((SUCCESS, SKIPPED))
+_SUCCEEDED: Ends = frozenset((SUCCESS,))
 _RAN: Ends = frozenset((SUCCESS, FAILED))
 _RUNS = "runs"
 MOST_WAYS = 256
@@ -172,6 +173,21 @@ class Pipeline:
                 return f"its trigger rule is {self.nodes[stage].rule}, and it runs with {how}"
         return None
 
+    @cached_property
+    def _setups(self) -> Mapping[str, frozenset[str]]:
+        """By task the setups that it waits for beside what it follows, whatever its trigger rule is."""
+        found: dict[str, set[str]] = {}
+        for setup in self.of_kind(Kind.SETUP):
+            teardowns = [name for name in self.downstream[setup.id] if self.nodes[name].kind is Kind.TEARDOWN]
+            scope = self.below(setup.id)
+            if teardowns:
+                scope &= set().union(*map(self.above, teardowns))
+            for name in scope:
+                node = self.nodes[name]
+                if setup.id not in node.upstream and node.kind is not Kind.TEARDOWN and node.rule != "always":
+                    found.setdefault(name, set()).add(setup.id)
+        return {name: frozenset(setups) for name, setups in found.items()}
+
     def _needs(self, stage: str, guard: str) -> bool:
         """Whether every task on some path from the guard to the stage demands the success of the one before it."""
         waiting, seen = [stage], set()
@@ -197,6 +213,7 @@ class Pipeline:
             if current in seen:
                 continue
             seen.add(current)
+            ways += [{setup: _BAD} for setup in sorted(self._setups.get(current, ()))]
             if self.nodes[current].kind is Kind.GUARD:
                 ways.append({current: frozenset((FAILED,))})
                 waiting += self.nodes[current].upstream
@@ -211,6 +228,7 @@ class Pipeline:
         if node.kind is not Kind.GUARD:
             return [skipped]
         ways = [skipped] if node.may_skip or any(self.nodes[other].skips for other in node.upstream) else []
+        ways += [{**skipped, setup: frozenset((SKIPPED,))} for setup in sorted(self._setups.get(name, ()))]
         if not node.upstream:
             return ways
         above = [self._ways_skipped(other) for other in node.upstream]
@@ -230,16 +248,15 @@ class Pipeline:
         waiting = [name for name, ends in facts.items() if ends <= _RAN]
         while waiting:
             node = self.nodes[waiting.pop()]
+            must: dict[str, Ends] = dict.fromkeys(self._setups.get(node.id, ()), _SUCCEEDED)
             if node.rule == "all_success" or (node.rule == "none_failed_min_one_success" and len(node.upstream) == 1):
-                must = frozenset((SUCCESS,))
+                must |= dict.fromkeys(node.upstream, _SUCCEEDED)
             elif node.rule in ("none_failed", "none_failed_min_one_success"):
-                must = _GOOD
-            else:
-                continue
-            for other in node.upstream:
-                before, ends = known.get(other, _ANY), known.get(other, _ANY) & must
-                known[other] = ends
-                if ends <= _RAN and not before <= _RAN:
+                must |= dict.fromkeys(node.upstream, _GOOD)
+            for other, ends in must.items():
+                before = known.get(other, _ANY)
+                known[other] = before & ends
+                if known[other] <= _RAN and not before <= _RAN:
                     waiting.append(other)
         return known
 
@@ -255,18 +272,24 @@ class Pipeline:
         # What is neither known nor follows what is known may end in any way.
         touched: set[str] = set(facts)
         for name in self.nodes:
-            if name not in between or name in facts:
+            if name not in between:
                 continue
             node = self.nodes[name]
-            if not any(other in touched for other in node.upstream):
+            setups = self._setups.get(name, frozenset())
+            if touched.isdisjoint(node.upstream) and touched.isdisjoint(setups):
                 continue
             touched.add(name)
             above = {other: ends.get(other, _ANY) for other in node.upstream}
-            can_end = self._ends(node, above)
-            if name == guard:
-                unbroken[name] = ends[name] = can_end - {_RUNS, SUCCESS}
+            waits = [ends.get(setup, _ANY) for setup in setups]
+            can_end = self._ends(node, above, waits)
+            if name in facts or name == guard:
+                ends[name] = can_end & facts.get(name, _ANY - _SUCCEEDED)
+                if not ends[name]:
+                    return False
+                if name == guard:
+                    unbroken[name] = ends[name]
                 continue
-            found = [self._ends(node, {**above, other: unbroken[other]}) for other in node.upstream if unbroken.get(other)]
+            found = [self._ends(node, {**above, other: unbroken[other]}, waits) for other in node.upstream if unbroken.get(other)]
             unbroken[name] = frozenset().union(*found) - {SKIPPED}
             if name == stage:
                 return _RUNS in (unbroken[name] if past else can_end)
@@ -274,12 +297,16 @@ class Pipeline:
             unbroken[name] -= {_RUNS}
         return not past
 
-    def _ends(self, node: Node, above: Facts) -> Ends:
-        """How a task can end, and whether it can run, given how those directly above it can end."""
+    def _ends(self, node: Node, above: Facts, setups: Collection[Ends]) -> Ends:
+        """How a task can end, and whether it can run, given how those directly above it and its setups can end."""
         runs, otherwise = _outcomes(node.rule, list(above.values()))
         found = set(otherwise)
-        if runs:
+        if runs and all(SUCCESS in ends for ends in setups):
             found |= {_RUNS, SUCCESS, FAILED} if node.kind is Kind.GUARD and not node.may_skip else {_RUNS, *_RAN, SKIPPED}
+        for ends in setups:
+            found |= ends & {SKIPPED}
+            if ends & _BAD:
+                found.add(UPSTREAM_FAILED)
         if any(self.nodes[other].skips and SUCCESS in ends for other, ends in above.items()):
             found.add(SKIPPED)
         return frozenset(found)

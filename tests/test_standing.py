@@ -23,12 +23,18 @@ def made(*nodes: Node) -> Pipeline:
 
 @st.composite
 def pipelines(draw: st.DrawFn, rules: Sequence[str] = RULES, most: int = 5) -> Pipeline:
-    """A small DAG with guards, stages, branches and any rules."""
+    """A small DAG with tasks of every kind, branches and any rules."""
     names = "abcdef"[: draw(st.integers(2, most))]
     nodes = []
     for number, name in enumerate(names):
-        upstream = draw(st.lists(st.sampled_from(names[:number]), unique=True, max_size=3)) if number else []
-        kind = draw(st.sampled_from((Kind.GUARD, Kind.GUARD, Kind.STAGE, Kind.STAGE, Kind.STAGE, Kind.EMPTY)))
+        upstream = draw(st.lists(st.sampled_from(names[:number]), unique=True, min_size=1, max_size=3)) if number > 1 else []
+        kind = (
+            Kind.GUARD
+            if not number
+            else Kind.STAGE
+            if number == len(names) - 1
+            else draw(st.sampled_from((Kind.STAGE, Kind.STAGE, Kind.STAGE, Kind.GUARD, Kind.GUARD, *Kind)))
+        )
         guard = kind is Kind.GUARD
         rule = draw(st.sampled_from(("all_success", *rules)))
         skips = kind is Kind.STAGE and draw(st.sampled_from((False, False, True)))
@@ -118,7 +124,7 @@ def broken(pipeline: Pipeline, posts: Sequence[Post], exempt: Any, world: World)
     return next(((name, past) for name in stages if (past := failing_above(pipeline, name, guards, world))), None)
 
 
-@settings(max_examples=300, suppress_health_check=list(HealthCheck))
+@settings(max_examples=150, suppress_health_check=list(HealthCheck))
 @given(guarded())
 def test_where_nothing_is_at_fault_the_promises_hold_in_every_world(case: tuple[Pipeline, list[Post], dict[str, str]]) -> None:
     pipeline, posts, exempt = case
@@ -165,6 +171,19 @@ def test_a_reader_with_any_other_rule_would_run_although_the_guard_failed(rule: 
     wrong = {"all_done", "all_done_min_one_success", "all_done_setup_success", "always", "none_skipped", "one_done", "one_failed"}
     assert bool(found) is (rule in wrong | {"one_success", "all_failed"}), "the last runs where a failed as well"
     assert all(rule in text and "failed" in text for text in found)
+
+
+def test_a_setup_that_is_skipped_skips_a_guard_whatever_its_rule_is() -> None:
+    pipeline = made(
+        Node("setup", (), Kind.SETUP),
+        stage("a", "setup", rule="none_failed"),
+        guard("g", "a", rule="none_failed"),
+        stage("b", "setup", "g", rule="none_failed"),
+    )
+    skipped = [world for world in worlds(pipeline) if world["setup"] == SKIPPED_ITSELF and world["b"] in RAN]
+    assert skipped
+    assert {world["g"] for world in skipped} == {SKIPPED}
+    assert pipeline.runs_without("g", "b") is not None
 
 
 def test_a_root_guard_with_the_rule_of_a_join_is_not_thought_to_be_skipped() -> None:

@@ -42,6 +42,8 @@ def _steps(pipeline: Pipeline, names: list[str], place: Mapping[str, int], state
         node = pipeline.nodes[name]
         if state[number] == WAITS:
             new = evaluated(node.rule, [state[place[other]] for other in node.upstream])
+            if node.rule != "always":
+                new = held(new, [state[place[other]] for other in _setups(pipeline, name)])
             if new != WAITS:
                 yield state[:number] + new + state[number + 1 :]
         elif state[number] == RUNS:
@@ -56,6 +58,27 @@ def _steps(pipeline: Pipeline, names: list[str], place: Mapping[str, int], state
                         yield _skipped(ended, chosen)
                 else:
                     yield ended
+
+
+def _setups(pipeline: Pipeline, name: str) -> list[str]:
+    """The setups above a task that it does not follow directly and in whose scope it is."""
+    if pipeline.nodes[name].kind is Kind.TEARDOWN:
+        return []
+    found = []
+    for setup in pipeline.above(name) - set(pipeline.nodes[name].upstream):
+        teardowns = {other for other in pipeline.downstream[setup] if pipeline.nodes[other].kind is Kind.TEARDOWN}
+        if pipeline.nodes[setup].kind is Kind.SETUP and (not teardowns or teardowns & pipeline.below(name)):
+            found.append(setup)
+    return found
+
+
+def held(new: str, setups: list[str]) -> str:
+    """What becomes of a task for the sake of its setups, which all have to succeed before it runs."""
+    if any(one in (FAILED, UPSTREAM_FAILED) for one in setups):
+        return UPSTREAM_FAILED
+    if any(one in (SKIPPED, SKIPPED_ITSELF) for one in setups):
+        return SKIPPED
+    return WAITS if new == RUNS and any(one != SUCCESS for one in setups) else new
 
 
 def _ends(node: Node) -> str:
