@@ -8,7 +8,7 @@ stricter, since a plan can only be wrong there: ``defaults`` for what is no guar
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from typing import Any
 
@@ -47,7 +47,11 @@ def json_schema() -> Schema:
         if "defaults" in part["properties"]:
             part["properties"]["policy"] = {**_policy(open_places=False), "description": markdown(TEXTS["policy"])}
             part["properties"]["defaults"] = _ref("defaults")
-    parts["Item"] = {"anyOf": [*map(_ref, guards), _ref("own_guard"), _ref("use")]}
+    parts["Guard"] = {"anyOf": [*map(_ref, guards), _ref("own_guard")]}
+    parts["Item"] = {"anyOf": [_ref("Guard"), _ref("use")]}
+    for part in (root, *parts.values()):
+        for one in _lists_of_sets(part):
+            one["items"] = _ref("Guard")  # a set does not use another
     parts["Stage"] |= _stage_rules()
     parts["Dags"] |= _dags_rules()
     return {
@@ -315,6 +319,11 @@ def _in_some_part(wanted: Mapping[str, Schema]) -> list[Schema]:
 def _has_defaults() -> Schema:
     given = _any_given("defaults")
     return {"anyOf": [given, *_in_some_part({"environments": given, "dags": given})]}
+
+
+def _lists_of_sets(part: Schema) -> Iterator[Schema]:
+    """Yield what says that a set is a list."""
+    yield from part.get("properties", {}).get("sets", {}).get("patternProperties", {}).values()
 
 
 def _whole_item() -> Schema:

@@ -85,6 +85,7 @@ BAD: dict[str, dict[str, Any]] = {
     "no task in the list": {"stages": [{"task": [], "before": [VERIFY]}]},
     "optional as text": {"stages": [RULE | {"optional": "yes"}]},
     "a guard without a name": {"stages": [{"task": "a", "before": [{"root": "/x"}]}]},
+    "a set in a set": {"sets": {"s": [{"use": "t"}], "t": [VERIFY]}, "stages": [{"task": "a", "before": [{"use": "s"}]}]},
     "use and more": {"sets": {"s": []}, "stages": [{"task": "a", "before": [{"use": "s", "retries": 1}]}]},
     "use and a guard": {"sets": {"s": []}, "stages": [{"task": "a", "before": [VERIFY | {"use": "s"}]}]},
     "use and an own guard": {"sets": {"s": []}, "stages": [{"task": "a", "before": [{"guard": "a.B", "use": "s"}]}]},
