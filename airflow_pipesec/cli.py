@@ -431,8 +431,7 @@ def _run(options: argparse.Namespace) -> tuple[int, str]:
         if options.command == "plan":
             return run_plan(options)
         if options.command == "coverage":
-            with _progress_bar(sys.stderr, wanted=not options.quiet) as progress:
-                return run_coverage(options, progress)
+            return run_coverage(options, lambda: _progress_bar(sys.stderr, wanted=not options.quiet))
         policy = Policy.load(options.policy)
         if options.command == "verify-run":
             from airflow_pipesec.checks.release import WAIVABLE

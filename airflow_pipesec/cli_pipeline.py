@@ -1,6 +1,7 @@
 """``pipesec coverage`` and ``pipesec plan``: which stages of DAGs are guarded, and whether a plan can be used.
 
-These two need Airflow: DAG files are run to be read, and guards are looked up. It is imported when one of them runs.
+These two need Airflow: DAG files are run to be read, by another process than this one, and guards are looked up. It is imported
+when one of them runs.
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ import json
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, redirect_stdout
 from typing import TYPE_CHECKING, Any
 
 from airflow_pipesec.errors import ConfigurationError, PlanError
@@ -34,7 +35,8 @@ COVERAGE_CODES = """\
 exit codes:
   0  that many stages are guarded, or more
   1  fewer are
-  2  could not decide: a file that cannot be imported, a plan that cannot be applied, no DAG, nothing to guard
+  2  could not decide: a file that cannot be imported or ends its process, a plan that cannot be applied, no DAG,
+     nothing to guard
 """
 PLAN_CODES = """\
 exit codes:
@@ -93,18 +95,16 @@ def add_commands(commands: Commands, form: type[argparse.HelpFormatter]) -> None
     plan.add_argument("--trusted-keys", metavar="FILE", help="demand that the plan is signed by one of these keys")
 
 
-def run_coverage(options: argparse.Namespace, progress: Progress | None) -> tuple[int, str]:
-    """Run ``pipesec coverage`` and return its exit code and what it prints."""
+def run_coverage(options: argparse.Namespace, bar: Callable[[], AbstractContextManager[Progress | None]]) -> tuple[int, str]:
+    """Run ``pipesec coverage`` and return its exit code and what it prints. ``bar`` makes the progress bar."""
     options.json = options.format == "json" and not options.output  # what an error is told as
     # What is written, and where, is known to work before anything is measured for minutes.
     output = None if options.output is None else open_store(options.output)
     pictures = None if options.svg is None else open_store(options.svg)
+    from airflow_pipesec.apart import survey_apart
     from airflow_pipesec.coverage_table import summary
 
-    with _nothing_else_on_stdout():
-        from airflow_pipesec.survey import survey
-
-        found = survey(options.folder, options.plan, options.environment, only=options.dag, progress=progress)
+    found = survey_apart(options.folder, options.plan, options.environment, only=options.dag, bar=bar)
     code = UNDECIDED if found.undecided else PASSED if found.reaches(options.fail_under) else FAILED
     if pictures is not None:
         from airflow_pipesec.evidence import part_of
@@ -133,7 +133,7 @@ def _written(found: Survey, form: str, threshold: float) -> str:
 
 @contextmanager
 def _nothing_else_on_stdout() -> Iterator[None]:
-    """Let what Airflow logs, and what DAG files print, go to standard error: standard output is for the answer."""
+    """Let what Airflow logs go to standard error: standard output is for the answer."""
     aside = sys.stderr if sys.stderr is not None else io.StringIO()
     try:
         kept = os.dup(1)

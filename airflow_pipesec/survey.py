@@ -1,5 +1,6 @@
 """Surveys: a DAG, or every DAG of a folder, is parsed by Airflow, woven by a plan, and measured.
 
+All of it happens in this process, and a DAG's file that is run can end it; :mod:`airflow_pipesec.apart` has another run them.
 Airflow is imported when something is measured and not before: it reads where its home is once, on its first import.
 """
 
@@ -8,8 +9,9 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,23 +19,31 @@ from typing import TYPE_CHECKING, Any
 from airflow_pipesec.coverage import Coverage, Measured, Survey, Trouble, TroubleKind, coverage
 from airflow_pipesec.errors import ConfigurationError, PipesecError, PlanError, place_of
 from airflow_pipesec.findings import escaped, printable
-from airflow_pipesec.pipeline import Kind
+from airflow_pipesec.pipeline import Kind, Pipeline
 from airflow_pipesec.plan import Plan
 
 if TYPE_CHECKING:
     from airflow.sdk import DAG
 
-__all__ = ["coverage_of", "plan_faults", "plan_schema", "survey"]
+__all__ = ["Shape", "coverage_of", "looked_at", "measured", "plan_faults", "plan_schema", "survey"]
 
 Progress = Callable[[int, int, int], None]
+Source = str | PathLike[str] | Mapping[str, Any] | Plan
 LONGEST_TEXT = 600
 _OWN_LINE = re.compile(r'^  File "(?P<file>.+)", line (?P<line>\d+)', re.MULTILINE)
 _IN_A_PLAN = re.compile(r"line (\d+), column \d+")
 
 
-def coverage_of(
-    dag: DAG, plan: str | PathLike[str] | Mapping[str, Any] | Plan | None = None, environment: str | None = None
-) -> Coverage:
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What of a DAG is measured: its tasks, those that are exempt with why, and the file that it is in."""
+
+    pipeline: Pipeline
+    exempt: Mapping[str, str]
+    file: str
+
+
+def coverage_of(dag: DAG, plan: Source | None = None, environment: str | None = None) -> Coverage:
     """Say which stages of a DAG are guarded, by what and against what.
 
     ::
@@ -50,12 +60,17 @@ def coverage_of(
     Raises :class:`~airflow_pipesec.errors.PlanError` where the plan cannot be applied, and
     :class:`~airflow_pipesec.errors.ConfigurationError` for a guard with a threat that is not in the catalogue.
     """
+    shape = _shape(dag, plan, environment)
+    return coverage(shape.pipeline, shape.exempt)
+
+
+def _shape(dag: DAG, plan: Source | None, environment: str | None) -> Shape:
     from airflow_pipesec.dags import pipeline_of
 
     dag.check_cycle()
     _demand_known_threats(dag)
     exempt = {} if plan is None else _woven(dag, plan, environment)
-    return coverage(pipeline_of(dag), exempt)
+    return Shape(pipeline_of(dag), exempt, dag.fileloc)
 
 
 def _demand_known_threats(dag: DAG) -> None:
@@ -72,7 +87,7 @@ def _demand_known_threats(dag: DAG) -> None:
             demand_known(given, f"guard {printable(task.task_id)} of DAG {printable(dag.dag_id)}")
 
 
-def _woven(dag: DAG, source: str | PathLike[str] | Mapping[str, Any] | Plan, environment: str | None) -> Mapping[str, str]:
+def _woven(dag: DAG, source: Source, environment: str | None) -> Mapping[str, str]:
     """Weave a plan into a DAG and return the stages that are exempt, with why."""
     from airflow_pipesec.dags import facts_of, pipeline_of
     from airflow_pipesec.weave import environment_here, weave
@@ -90,13 +105,16 @@ def _woven(dag: DAG, source: str | PathLike[str] | Mapping[str, Any] | Plan, env
 
 def survey(
     folder: str | PathLike[str],
-    plan: str | PathLike[str] | Mapping[str, Any] | Plan | None = None,
+    plan: Source | None = None,
     environment: str | None = None,
     *,
     only: Collection[str] = (),
     progress: Progress | None = None,
 ) -> Survey:
-    """Measure every DAG of a DAGS_FOLDER, or of one file. The files are run, as Airflow runs them to parse them.
+    """Measure every DAG of a DAGS_FOLDER, or of one file. The files are run in this process, as Airflow runs them to parse them.
+
+    One that ends its process ends this one, with the exit code that it likes: before a verdict depends on files that you have not
+    read, take :func:`airflow_pipesec.apart.survey_apart`, as ``pipesec coverage`` does.
 
     :param plan: a plan that is woven into each DAG before it is measured; a relative path is looked for in the current folder.
     :param environment: the environment of plans that counts, also for those that the files weave themselves.
@@ -109,38 +127,72 @@ def survey(
 
     Raises :class:`~airflow_pipesec.errors.ConfigurationError` where there is no such folder.
     """
+    return measured(folder, *looked_at(folder, plan, environment, only=only, progress=progress))
+
+
+def measured(folder: str | PathLike[str], shapes: Iterable[Shape], troubles: Iterable[Trouble]) -> Survey:
+    """Return the survey of what was looked at. Needs no Airflow."""
+    found: list[Measured] = []
+    failed: list[Trouble] = []
+    for shape in shapes:
+        try:
+            found.append(Measured(coverage(shape.pipeline, shape.exempt), shape.file))
+        except Exception as error:
+            failed.append(_of_dag(error, shape.file, shape.pipeline.dag_id))
+    return Survey(str(folder), tuple(found), (*troubles, *failed))
+
+
+def looked_at(
+    folder: str | PathLike[str],
+    plan: Source | None = None,
+    environment: str | None = None,
+    *,
+    only: Collection[str] = (),
+    progress: Progress | None = None,
+    begins: Callable[[str], None] = lambda file: None,
+    home: str | None = None,
+) -> tuple[list[Shape], list[Trouble]]:
+    """Return what there is to measure, and what could not be looked at; :func:`survey` has the other parameters.
+
+    :param begins: called with a file before anything in it is run.
+    :param home: an empty folder for Airflow where it has no home; one is made unless given.
+    """
     place = Path(folder).absolute()
     if not place.exists():
         raise ConfigurationError(f"{escaped(str(folder))} does not exist. Give the folder, or the file, that your DAGs are in.")
     try:
         read = None if plan is None else Plan.load(plan)
     except PlanError as error:
-        return _without_a_plan(error, plan, folder)
-    found: list[Measured] = []
-    with _home(place), _settings(environment), _importable(place if place.is_dir() else place.parent):
+        return [], [_of_the_plan(error, plan, folder)]
+    found: list[Shape] = []
+    with _home(place, home), _settings(environment), _importable(place if place.is_dir() else place.parent):
         if read is not None and (faults := plan_faults(read)):
-            return _without_a_plan(PlanError(" ".join(faults)), plan, folder)
-        dags, troubles = _parsed(place, progress)
+            return [], [_of_the_plan(PlanError(" ".join(faults)), plan, folder)]
+        dags, troubles = _parsed(place, progress, begins)
         for dag in sorted(dags, key=lambda one: (one.fileloc, one.dag_id)):
             if only and dag.dag_id not in only:
                 continue
+            begins(dag.fileloc)
             try:
-                found.append(Measured(coverage_of(dag, read, environment), dag.fileloc))
+                found.append(_shape(dag, read, environment))
             except PlanError as error:
                 troubles.append(_of_plan(error, dag.fileloc, dag.dag_id))
             except Exception as error:
-                # What the author wrote wrong says so; of a defect only the place is told.
-                text = str(error) if isinstance(error, PipesecError) else place_of(error)
-                troubles.append(Trouble(TroubleKind.NOT_PARSED, escaped(text), dag.fileloc, dag.dag_id))
+                troubles.append(_of_dag(error, dag.fileloc, dag.dag_id))
     for dag_id in sorted(set(only) - {dag.dag_id for dag in dags}):
         text = f"there is no DAG {printable(dag_id)}"
         troubles.append(Trouble(TroubleKind.NOT_PARSED, text, str(place), dag_id))
-    return Survey(str(folder), tuple(found), tuple(troubles))
+    return found, troubles
 
 
-def _without_a_plan(error: PlanError, plan: object, folder: str | PathLike[str]) -> Survey:
-    where = str(plan) if isinstance(plan, str | PathLike) else str(folder)
-    return Survey(str(folder), (), (_of_plan(error, where),))
+def _of_dag(error: Exception, file: str, dag_id: str) -> Trouble:
+    # What the author wrote wrong says so; of a defect only the place is told.
+    text = str(error) if isinstance(error, PipesecError) else place_of(error)
+    return Trouble(TroubleKind.NOT_PARSED, escaped(text), file, dag_id)
+
+
+def _of_the_plan(error: PlanError, plan: object, folder: str | PathLike[str]) -> Trouble:
+    return _of_plan(error, str(plan) if isinstance(plan, str | PathLike) else str(folder))
 
 
 def _of_plan(error: PlanError, file: str, dag_id: str | None = None) -> Trouble:
@@ -148,7 +200,7 @@ def _of_plan(error: PlanError, file: str, dag_id: str | None = None) -> Trouble:
     return Trouble(TroubleKind.PLAN, escaped(str(error)), file, dag_id, int(line[1]) if line else None)
 
 
-def _parsed(place: Path, progress: Progress | None) -> tuple[list[DAG], list[Trouble]]:
+def _parsed(place: Path, progress: Progress | None, begins: Callable[[str], None]) -> tuple[list[DAG], list[Trouble]]:
     """Let Airflow parse every file, one after the other: whatever comes of one, it is told and the next one has its turn."""
     from airflow.configuration import conf
     from airflow.dag_processing.dagbag import DagBag
@@ -170,6 +222,7 @@ def _parsed(place: Path, progress: Progress | None) -> tuple[list[DAG], list[Tro
         # In order, so that of two DAGs of one id it is always the same that is refused.
         files.sort()
         for file in files:
+            begins(file)
             bag.import_errors.clear()
             try:
                 bag.process_file(file, only_if_updated=False, safe_mode=safe_mode)
@@ -213,20 +266,22 @@ def _of_import(text: str, file: str) -> Trouble:
 
 
 @contextmanager
-def _home(folder: Path | None) -> Iterator[None]:
+def _home(folder: Path | None, home: str | None = None) -> Iterator[None]:
     """Give Airflow an empty home where it has none: nothing of this machine counts then, and nothing is left behind."""
     if "airflow" in sys.modules:
         yield
         return
     values = {"AIRFLOW__LOGGING__LOGGING_LEVEL": "CRITICAL", "AIRFLOW__CORE__LOAD_EXAMPLES": "False"}
     if "AIRFLOW_HOME" not in os.environ:
-        import atexit
-        import shutil
-        import tempfile
+        if home is None:
+            import atexit
+            import shutil
+            import tempfile
 
-        # Gone at the end and not sooner: Airflow, once imported, keeps this home.
-        os.environ["AIRFLOW_HOME"] = home = tempfile.mkdtemp(prefix="pipesec-airflow-")
-        atexit.register(shutil.rmtree, home, ignore_errors=True)
+            # Gone at the end and not sooner: Airflow, once imported, keeps this home.
+            home = tempfile.mkdtemp(prefix="pipesec-airflow-")
+            atexit.register(shutil.rmtree, home, ignore_errors=True)
+        os.environ["AIRFLOW_HOME"] = home
         if folder is not None:  # so that Airflow's own bundle is what is measured
             values["AIRFLOW__CORE__DAGS_FOLDER"] = str(folder)
     with _environment({name: os.environ.get(name, value) for name, value in values.items()}):
