@@ -6,6 +6,7 @@ import io
 import os
 import re
 from collections.abc import Iterator, Sequence
+from string import ascii_uppercase
 
 from airflow_pipesec.coverage import Coverage, Effect, Side, StageCoverage, Survey
 from airflow_pipesec.findings import amount, escaped, printable
@@ -15,7 +16,7 @@ __all__ = ["share", "summary", "table"]
 
 WIDTH = 100
 HEADS = ("stage", "guards before", "guards after")
-LEAST, GAP, ROOM = 12, 2, 54
+LEAST, GAP = 12, 2
 SIGNS = {"before": "<", "after": ">", "both": "<>"}
 
 
@@ -32,13 +33,16 @@ def _of_dag(found: Coverage, file: str, width: int) -> str:
     lines = [f"DAG {printable(found.dag_id)}  ({escaped(_near(file))})"]
     if found.stages:
         answered = [name for name in catalogue() if name not in found.unanswered]
-        texts = [(_stage(stage), _names(stage, stage.before), _names(stage, stage.after)) for stage in found.stages]
-        for threats, upright in ((list(catalogue()), False), (answered, False), (answered, True)):
-            room = width - sum(GAP + (2 if upright else max(2, len(catalogue()[name].short))) for name in threats)
-            # Names may be folded a little before heads have to stand upright.
-            if sum(_widths(texts)) <= room or (threats == answered and room >= ROOM):
+        texts = [_cells(stage) for stage in found.stages]
+        for threats, letters in ((list(catalogue()), False), (answered, False), (answered, True)):
+            heads = _heads(threats, letters=letters)
+            room = width - sum(GAP + max(2, len(head)) for head in heads)
+            if sum(_widths(texts)) <= room:
                 break
-        lines += [line.rstrip() for line in _grid(found, texts, threats, _widths(texts, room), upright=upright).splitlines()]
+        lines += [line.rstrip() for line in _grid(found, texts, threats, heads, _widths(texts, room)).splitlines()]
+        if letters:
+            key = ", ".join(f"{head}={catalogue()[name].short}" for head, name in zip(heads, threats, strict=True))
+            lines += _wrapped(f"< before, > after: {key}", width)
         if threats == answered and found.unanswered:
             lines += _wrapped("answered by no guard: " + ", ".join(catalogue()[name].short for name in found.unanswered), width)
     for guard, reason in found.idle.items():
@@ -60,8 +64,13 @@ def _wrapped(text: str, width: int) -> list[str]:
     return wrap(text, width, subsequent_indent="  ", break_on_hyphens=False)
 
 
+def _heads(threats: Sequence[str], *, letters: bool) -> list[str]:
+    """The heads of the threats' columns: what they are, or, where that is too wide, letters that are told below."""
+    return list(ascii_uppercase[: len(threats)]) if letters else [catalogue()[name].short for name in threats]
+
+
 def _grid(
-    found: Coverage, texts: Sequence[Sequence[str]], threats: Sequence[str], widths: Sequence[int], *, upright: bool
+    found: Coverage, texts: Sequence[Sequence[str]], threats: Sequence[str], heads: Sequence[str], widths: Sequence[int]
 ) -> str:
     from rich.box import Box
     from rich.console import Console
@@ -71,14 +80,13 @@ def _grid(
     # Like rich's SIMPLE, in characters that every terminal and every log has.
     plain = Box("    \n    \n -- \n    \n    \n    \n    \n    \n", ascii=True)
     grid = Table(box=plain, show_edge=False, pad_edge=False, padding=(0, GAP - 1, 0, 0), header_style="")
-    shorts = [catalogue()[name].short for name in threats]
-    height = max(map(len, shorts)) if upright else 1
     for head, width in zip(HEADS, widths, strict=True):
-        grid.add_column(Text("\n" * (height - 1) + head), width=width)
-    for short in shorts:
-        grid.add_column(Text("\n".join(short.rjust(height)) if upright else short), no_wrap=True, min_width=2)
+        grid.add_column(Text(head), width=width)
+    for head in heads:
+        grid.add_column(Text(head), no_wrap=True, min_width=2)
     for stage, cells in zip(found.stages, texts, strict=True):
-        signs = [SIGNS.get(stage.threats.get(name, ""), ".") for name in threats]
+        counts = stage.exempt is None
+        signs = [SIGNS.get(stage.threats.get(name, ""), ".") if counts else "" for name in threats]
         folded = ["\n".join(_folded(cell, width)) for cell, width in zip(cells, widths, strict=True)]
         grid.add_row(*(Text(cell) for cell in (*folded, *signs)))
     console = Console(width=10_000, file=io.StringIO(), color_system=None, legacy_windows=False)
@@ -116,9 +124,15 @@ def _folded(cell: str, width: int) -> Iterator[str]:
             yield rest.rstrip()
 
 
-def _stage(stage: StageCoverage) -> str:
-    mark = "\nUNGUARDED" if stage.naked else "\n(exempt)" if stage.exempt is not None else ""
-    return f"{printable(stage.id)}{mark}"
+def _cells(stage: StageCoverage) -> tuple[str, str, str]:
+    """A stage, and the guards before and after it."""
+    name = printable(stage.id)
+    if stage.exempt is not None:
+        return name, "(exempt)", ""
+    before, after = _names(stage, stage.before), _names(stage, stage.after)
+    if stage.naked:
+        return name, "\n".join(["UNGUARDED", *([before] if before != "-" else [])]), after
+    return name, before, after
 
 
 def _names(stage: StageCoverage, side: Side) -> str:
