@@ -170,7 +170,9 @@ def picture(found: Coverage) -> str:
     notes |= {guard: f"no effect: {reason}" for guard, reason in found.idle.items()}
     notes |= {stage.id: f"exempt: {stage.exempt}" for stage in found.stages if stage.exempt is not None}
     title = f"DAG {printable(found.dag_id)}: {share(found)}"
-    return draw(found.pipeline, title=title, notes=notes, naked=frozenset(stage.id for stage in found.naked))
+    naked = [stage.id for stage in found.naked]
+    exempt = [stage.id for stage in found.stages if stage.exempt is not None]
+    return draw(found.pipeline, title=title, notes=notes, naked=naked, exempt=exempt)
 
 
 def run_plan(options: argparse.Namespace) -> tuple[int, str]:

@@ -92,6 +92,7 @@ def draw(
     notes: Mapping[str, str] | None = None,
     marks: Mapping[str, Mark] | None = None,
     naked: Collection[str] | None = None,
+    exempt: Collection[str] = (),
 ) -> str:
     """Return the picture of a pipeline as SVG.
 
@@ -100,10 +101,11 @@ def draw(
     :param marks: how tasks of a run stand, by id.
     :param naked: the stages that count as unguarded; those with no guard before or after them unless given. Then a stage that is
         not among them and has no guard is one that needs none, and is shown so.
+    :param exempt: more stages that need none, also where guards of others stand beside them. They are not counted as guarded.
     """
     bare = _bare(pipeline)
     alarmed = set(bare if naked is None else naked)
-    spared = set(bare) - alarmed
+    spared = (set(bare) | set(exempt)) - alarmed
     marks, notes = marks or {}, notes or {}
     words = {name: _words(node, marks.get(name), name in alarmed, name in spared) for name, node in pipeline.nodes.items()}
     sizes = {name: _size(node, words[name], marks.get(name)) for name, node in pipeline.nodes.items()}

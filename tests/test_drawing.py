@@ -374,6 +374,9 @@ def test_a_stage_that_needs_no_guard_is_neither_unguarded_nor_counted_as_guarded
     svg = draw(pipeline, title="t", naked=())
     assert "needs no guard" in texts(svg)
     assert "3 stages, 2 guarded, 1 needing no guard, 1 guard" in texts(svg)
+    beside_a_guard = draw(pipeline, title="t", naked=("notify",), exempt=("stage_1",))
+    assert "3 stages, 1 guarded, 1 needing no guard, 1 guard; unguarded: notify" in texts(beside_a_guard)
+    assert texts(beside_a_guard).count("needs no guard") == 1
 
 
 def test_a_stage_whose_guards_do_not_count_is_shown_as_unguarded() -> None:
