@@ -70,7 +70,8 @@ def tasks_of(dag: DAG, *, strict: bool = False) -> list[Task]:
         if _runs_nothing(task) or (is_guard(task) and (not strict or (_trusted(cls) and not _runs_more(task)))):
             continue
         named_only = not strict and bool(task.is_setup or task.is_teardown)
-        found.append(Task(name, _names_of(cls), _real_name(cls), named_only))
+        itself = "" if strict and _runs_more(task) else _real_name(cls)
+        found.append(Task(name, _names_of(cls), itself, named_only))
     return found
 
 

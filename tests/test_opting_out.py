@@ -269,6 +269,21 @@ def test_a_task_that_was_made_to_do_more_than_its_class_says_is_a_stage(here: Or
     assert "before stage hidden there has to be a Watch" in here.refused(source)
 
 
+def test_what_the_plan_exempts_by_its_class_is_not_exempt_with_more_to_run(here: Organisation) -> None:
+    exempt = {"operator": "tests.weaving.Step", "exempt": "It does nothing.", "optional": True}
+    here.has(every(stages=[exempt]))
+    top = "from tests.weaving import Step\n"
+    assert here.accepted(written("collect() >> Step(task_id='step')", top=top)).task_ids == [
+        "collect",
+        "step",
+        "before_collect.watch",
+    ]
+    for more in ("pre_execute=work", "post_execute=work", "executor_config={'pod_override': 1}", "on_execute_callback=work"):
+        assert "before_step.watch" in here.accepted(written(f"collect() >> Step(task_id='step', {more})", top=top)).task_ids
+    replaced = written("step = Step(task_id='step'); step.execute = work; collect() >> step", top=top)
+    assert "before_step.watch" in here.accepted(replaced).task_ids
+
+
 def test_a_stage_that_is_called_something_else_does_not_meet_the_rule(here: Organisation) -> None:
     source = PLAIN.replace("def train()", "def trein()").replace("train()", "trein()")
     for mode in ("weave", "enforce"):
