@@ -120,8 +120,7 @@ def _in_one_line(plan: Effective, url: str) -> str | None:
     if _shown(url) != url:
         return None
     chosen = f", environment={plan.environment!r}" if plan.environment else ""
-    place = url if "://" in url else os.path.abspath(url)  # noqa: PTH100 - as text
-    return f"import airflow_pipesec; airflow_pipesec.secure(dag, {place!r}{chosen})"
+    return f"import airflow_pipesec; airflow_pipesec.secure(dag, {url!r}{chosen})"
 
 
 def organisation_plan(url: str) -> Plan:
@@ -135,6 +134,10 @@ def organisation_plan(url: str) -> Plan:
     from airflow_pipesec.plan import Plan
     from airflow_pipesec.signing import TrustedKeys
 
+    if "://" not in url and not os.path.isabs(url):  # noqa: PTH117 - as text
+        raise PlanError(
+            f"[pipesec] plan_url={_shown(url)} is no absolute path: each process would look elsewhere. Give one, or a URL."
+        )
     keys = str(conf.get("pipesec", "plan_keys", fallback="") or "").strip()
     try:
         trusted = TrustedKeys.load(keys) if keys else None

@@ -199,7 +199,8 @@ files need no line of it.
 
 | `[pipesec]` | meaning |
 |---|---|
-| `plan_url` | path or URL of the plan. The DAG processor and every worker read it. One that cannot be read refuses every DAG. |
+| `plan_url` | absolute path or URL of the plan. The DAG processor and every worker read it, \
+with their own credentials. One that cannot be read refuses every DAG. |
 | `plan_keys` | file of the public keys that may sign the plan. With it, a plan that none of them signed refuses every DAG. |
 | `plan_mode` | `enforce`, `weave` or `report`, whatever the plan says. With `report` no DAG is refused, also when the plan \
 cannot be read: a way to begin. |
@@ -209,7 +210,7 @@ cannot be read: a way to begin. |
 |---|---|
 | `enforce` | It is refused with an import error that says what to add. The author's own guards count: of the class that the \
 plan names, with the parameters that it gives and no others, where they hold. In ids, owner, queue, pool, retries, timeouts and \
-callbacks they may differ, unless the plan gives them. |
+callbacks (but `on_execute_callback`) they may differ, unless the plan gives them. |
 | `weave` | The guards are added. It is refused where they would not hold. |
 | `report` | It is logged as a warning, and runs as it is. |
 

@@ -21,6 +21,7 @@ from typing import Any
 import pytest
 
 from airflow_pipesec import cluster_policy
+from airflow_pipesec.errors import PlanError
 from airflow_pipesec.guards.base import GuardOperator
 from airflow_pipesec.plan_form import sealed_plan
 from airflow_pipesec.signing import entry_of, new_private_key
@@ -551,3 +552,10 @@ def test_guards_that_the_plan_has_in_an_order_have_to_stand_in_it(here: Organisa
 def test_one_guard_between_two_stages_may_be_after_one_and_before_the_other(here: Organisation) -> None:
     here.has(plan("enforce", stages=[{"task": "collect", "after": [GUARD]}, {"task": "train", "before": [GUARD]}]))
     here.accepted(by_hand())
+
+
+def test_a_plan_that_each_process_would_look_for_elsewhere_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "plan.yaml").write_text("version: 1\n", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(PlanError, match=r"plan_url=plan\.yaml is no absolute path"):
+        cluster_policy.organisation_plan("plan.yaml")
