@@ -297,7 +297,7 @@ class _Part:
                         slot.width = widest[slot.height]
                         box_x = x + (wide[number] - slot.width) / 2
                         boxes[slot.name] = Box(box_x, slot.y - slot.height / 2, slot.width, slot.height)
-                x += wide[number] + GAP_X + min(WIDER_GAP_X, steep / 16)
+                x += wide[number] + round(GAP_X + min(WIDER_GAP_X, steep / 16))  # whole, so that sums of it are exact
             ends.append(max(at[number] + wide[number] for number in range(first, first + len(row))))
             bottoms.append(top + low - high)
             top = bottoms[-1] + ROW_GAP + len(row[-1]) * LANE
