@@ -185,6 +185,8 @@ def _run(work: Callable[[Callable[..., None]], None], out: int) -> NoReturn:
     code = 1
     try:
         out = fcntl.fcntl(out, fcntl.F_DUPFD_CLOEXEC, 3)  # it may be 1, where that was closed
+        with suppress(ValueError):  # not in a thread
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)  # what the parent does about it is the parent's
         _nothing_on_stdout()
         own = os.getpid()
 

@@ -63,6 +63,19 @@ def test_a_file_that_ends_its_process_is_exit_2_and_named(
     assert verdict.startswith("UNDECIDED")
 
 
+def test_a_signal_that_this_process_does_not_mind_ends_the_one_of_the_files(
+    dags: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ends(dags, "os.kill(os.getpid(), 15)")
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        code, out, _ = run(capsys, "coverage", "dags", "--fail-under", "0")
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert code == 2
+    assert "(SIGTERM)" in out
+
+
 def test_what_a_file_writes_where_the_answer_goes_is_not_the_answer(dags: Path) -> None:
     path = ends(
         dags,
