@@ -14,7 +14,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, redirect_stdout
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from airflow_pipesec.errors import ConfigurationError, PlanError
 from airflow_pipesec.findings import escaped, printable
@@ -212,16 +212,9 @@ def run_plan(options: argparse.Namespace) -> tuple[int, str]:
     return PASSED, "\n".join(lines)
 
 
-def _parts(plan: Plan) -> list[tuple[tuple[int | str, ...], dict[str, Any]]]:
-    document = plan.document
-    parts: list[tuple[tuple[int | str, ...], Any]] = [((), document)]
-    parts += [(("environments", name), part) for name, part in (document.get("environments") or {}).items()]
-    return parts + [(("dags", number), part) for number, part in enumerate(document.get("dags") or ())]
-
-
 def _unknown_sets(plan: Plan) -> Iterator[str]:
-    known = {name for _, part in _parts(plan) for name in part.get("sets") or {}}
-    for path, part in _parts(plan):
+    known = {name for _, part in plan.parts() for name in part.get("sets") or {}}
+    for path, part in plan.parts():
         for number, rule in enumerate(part.get("stages") or ()):
             for side in ("before", "after"):
                 for place, item in enumerate(rule.get(side) or ()):
@@ -241,7 +234,7 @@ def _told(plan: Plan, environment: str | None) -> Iterator[str]:
     yield f"mode: {plan.mode(environment)}{f' in {environment}' if environment else ''}"
     for one in document.get("environments") or {}:
         yield f"environment {one}: mode {plan.mode(one)}"
-    rules = [rule for _, part in _parts(plan) for rule in part.get("stages") or ()]
+    rules = [rule for _, part in plan.parts() for rule in part.get("stages") or ()]
     exempt = sum(1 for rule in rules if rule.get("exempt"))
     yield f"rules for stages: {len(rules)}, of them {exempt} that exempt"
     guards = Counter(spec.guard for spec in plan.specs)

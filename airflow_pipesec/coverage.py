@@ -11,13 +11,11 @@ from enum import StrEnum
 from typing import Any
 
 from airflow_pipesec.findings import amount, printable
-from airflow_pipesec.pipeline import Kind, Pipeline
+from airflow_pipesec.pipeline import Kind, Node, Pipeline
 from airflow_pipesec.standing import STRICT, Post, consumers, holds
 from airflow_pipesec.threats import catalogue, demand_known
 
 __all__ = ["Coverage", "Effect", "Measured", "Side", "StageCoverage", "Survey", "Trouble", "TroubleKind", "Watch", "coverage"]
-
-_THROUGH = (Kind.GUARD, Kind.EMPTY, Kind.SETUP)
 
 
 class Effect(StrEnum):
@@ -297,17 +295,21 @@ def _side(pipeline: Pipeline, stage: str, guards: Sequence[str], exempt: Collect
     return Side(tuple(watches), together(watches), answered)
 
 
+def _leaves_nothing(node: Node) -> bool:
+    return node.kind in (Kind.GUARD, Kind.EMPTY, Kind.SETUP)
+
+
 def _inputs(pipeline: Pipeline, stage: str) -> set[str]:
     """The tasks whose work a stage goes on with. For a branch stands what it follows itself: it leaves nothing."""
     found: set[str] = set()
     seen: set[str] = set()
-    waiting = pipeline.nearest_above(stage, _THROUGH)
+    waiting = pipeline.nearest_above(stage, _leaves_nothing)
     while waiting:
         name = waiting.pop()
         if name in seen:
             continue
         seen.add(name)
-        above = pipeline.nearest_above(name, _THROUGH) if pipeline.nodes[name].skips else []
+        above = pipeline.nearest_above(name, _leaves_nothing) if pipeline.nodes[name].skips else []
         if above:
             waiting += above
         else:

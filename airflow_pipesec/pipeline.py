@@ -58,6 +58,10 @@ class Node:
     group: str | None = None
 
 
+def _is_guard(node: Node) -> bool:
+    return node.kind is Kind.GUARD
+
+
 @dataclass(frozen=True)
 class Pipeline:
     """All tasks of a DAG by id, in an order in which each comes after those upstream of it."""
@@ -85,12 +89,12 @@ class Pipeline:
         """Return the ids of all tasks downstream of one."""
         return self._closure(self.downstream[name], lambda other: self.downstream[other])
 
-    def nearest_above(self, name: str, through: Collection[Kind] = (Kind.GUARD,)) -> list[str]:
-        """Return the tasks that one follows with nothing between but tasks of some kinds, in the pipeline's order."""
+    def nearest_above(self, name: str, through: Callable[[Node], bool] = _is_guard) -> list[str]:
+        """Return the tasks that one follows with nothing between but such tasks, guards unless told, in the pipeline's order."""
         return self._nearest(self.nodes[name].upstream, lambda other: self.nodes[other].upstream, through)
 
-    def nearest_below(self, name: str, through: Collection[Kind] = (Kind.GUARD,)) -> list[str]:
-        """Return the tasks that follow one with nothing between but tasks of some kinds, in the pipeline's order."""
+    def nearest_below(self, name: str, through: Callable[[Node], bool] = _is_guard) -> list[str]:
+        """Return the tasks that follow one with nothing between but such tasks, guards unless told, in the pipeline's order."""
         return self._nearest(self.downstream[name], lambda other: self.downstream[other], through)
 
     def guards_before(self, name: str) -> list[str]:
@@ -112,7 +116,9 @@ class Pipeline:
             waiting += onward(current)
         return [name for name in self._in_order(found) if self.nodes[name].kind is Kind.GUARD]
 
-    def _nearest(self, start: Iterable[str], onward: Callable[[str], Iterable[str]], through: Collection[Kind]) -> list[str]:
+    def _nearest(
+        self, start: Iterable[str], onward: Callable[[str], Iterable[str]], through: Callable[[Node], bool]
+    ) -> list[str]:
         found: set[str] = set()
         seen: set[str] = set()
         waiting = list(start)
@@ -121,7 +127,7 @@ class Pipeline:
             if current in seen:
                 continue
             seen.add(current)
-            if self.nodes[current].kind in through:
+            if through(self.nodes[current]):
                 waiting += onward(current)
             else:
                 found.add(current)
@@ -167,7 +173,7 @@ class Pipeline:
         if stage not in self.below(guard):
             return f"{stage} does not follow {guard}"
         for facts in ways:
-            known = self._with_what_follows(facts if given is None else _both(facts, {given: frozenset((SUCCESS,))}))
+            known = self._with_what_follows(facts if given is None else _both(facts, {given: _SUCCEEDED}))
             if all(known.values()) and may_run(guard, stage, known):
                 how = "; ".join(f"{name} {' or '.join(sorted(ends))}" for name, ends in sorted(facts.items()))
                 return f"its trigger rule is {self.nodes[stage].rule}, and it runs with {how}"

@@ -30,7 +30,6 @@ __all__ = ["Demand", "Effective", "Facts", "Mode", "Plan", "Rule", "Spec", "Task
 MAX_PLAN_BYTES = 1 << 20
 _GLOB = re.compile(r"[*?\[]")
 _PLACEHOLDER = re.compile(r"\$\$\{|\$\{([^{}]*)\}")
-_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
 _FAULTS_SHOWN = 5
 Path = tuple[int | str, ...]
 
@@ -251,7 +250,7 @@ class Plan:
         beside: str | None = None,
         trusted: TrustedKeys | None = None,
     ) -> Plan:
-        """Read a plan from a YAML file, a URL, what :func:`sealed` made of one, or a mapping.
+        """Read a plan from a YAML file, a URL, what :func:`~airflow_pipesec.plan_form.sealed_plan` made of one, or a mapping.
 
         :param beside: the folder that a relative path is looked for in; the current one unless given.
         :param trusted: demand that the plan is signed by one of these keys.
@@ -336,7 +335,7 @@ class Plan:
     def specs(self) -> tuple[Spec, ...]:
         """Every guard of the plan, wherever it stands."""
         found: list[Spec] = []
-        for path, part in self._parts():
+        for path, part in self.parts():
             for number, rule in enumerate(part.get("stages") or ()):
                 one = _rule(rule, (*path, "stages", number))
                 found += [spec for spec in (*one.before, *one.after) if spec.guard != "use"]
@@ -346,11 +345,12 @@ class Plan:
 
     def defaults(self) -> Iterator[tuple[Path, str, Mapping[str, Any]]]:
         """Yield the default parameters of each guard, wherever they stand."""
-        for path, part in self._parts():
+        for path, part in self.parts():
             for name, given in (part.get("defaults") or {}).items():
                 yield (*path, "defaults", name), name, given
 
-    def _parts(self) -> Iterator[tuple[Path, Mapping[str, Any]]]:
+    def parts(self) -> Iterator[tuple[Path, Mapping[str, Any]]]:
+        """Yield what may have stages, values, defaults and sets, with its place: the plan, its environments, its entries."""
         yield (), self.document
         for name, part in (self.document.get("environments") or {}).items():
             yield ("environments", name), part

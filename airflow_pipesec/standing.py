@@ -35,19 +35,7 @@ class Post(NamedTuple):
 
 def consumers(pipeline: Pipeline, stage: str, exempt: Collection[str] = ()) -> list[str]:
     """Return the stages that read what a stage left: the next ones, whatever else stands between."""
-    found: set[str] = set()
-    seen: set[str] = set()
-    waiting = list(pipeline.downstream[stage])
-    while waiting:
-        current = waiting.pop()
-        if current in seen:
-            continue
-        seen.add(current)
-        if pipeline.nodes[current].kind is Kind.STAGE and current not in exempt:
-            found.add(current)
-        else:
-            waiting += pipeline.downstream[current]
-    return [name for name in pipeline.nodes if name in found] if len(found) > 1 else list(found)
+    return pipeline.nearest_below(stage, lambda node: node.kind is not Kind.STAGE or node.id in exempt)
 
 
 def holds(pipeline: Pipeline, post: Post, exempt: Collection[str] = ()) -> str | None:
@@ -126,24 +114,7 @@ def _leaks(pipeline: Pipeline, guards: Collection[str], exempt: Collection[str],
         if node.kind is not Kind.STAGE or name in exempt:
             leaky.add(name)
             continue
-        for guard in _last_guards(pipeline, name, guards):
+        for guard in pipeline.nearest_above(name, lambda node: node.id not in guards):  # no other of them between
             if name not in named and (why := pipeline.runs_past(guard, name)):
                 yield f"{printable(name)} would run although {printable(guard)} above it did not pass: {why}. {_REMEDY}"
                 break
-
-
-def _last_guards(pipeline: Pipeline, name: str, guards: Collection[str]) -> list[str]:
-    """The guards above a task with no other of them between."""
-    found: set[str] = set()
-    seen: set[str] = set()
-    waiting = list(pipeline.nodes[name].upstream)
-    while waiting:
-        current = waiting.pop()
-        if current in seen:
-            continue
-        seen.add(current)
-        if current in guards:
-            found.add(current)
-        else:
-            waiting += pipeline.nodes[current].upstream
-    return [one for one in pipeline.nodes if one in found]

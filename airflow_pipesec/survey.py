@@ -351,7 +351,7 @@ def plan_faults(plan: Plan) -> list[str]:
 
 
 def _guard_faults(plan: Plan) -> list[str]:
-    from airflow_pipesec.guards.parameters import checked, demand_guards, guard_class, parameters
+    from airflow_pipesec.guards.parameters import checked, demand_guards, demand_names, guard_class, parameters
 
     faults: list[str] = []
     everywhere = (plan.document.get("defaults") or {}).get("*") or {}
@@ -366,7 +366,7 @@ def _guard_faults(plan: Plan) -> list[str]:
         defaults.setdefault(name, {}).update(given)
         try:
             if name != "*":
-                _demand_names(guard_class(name), given)
+                demand_names(guard_class(name), given)
         except PlanError as error:
             told(path, error)
     for spec in plan.specs:
@@ -376,7 +376,7 @@ def _guard_faults(plan: Plan) -> list[str]:
         try:
             cls = guard_class(spec.guard)
             # What stands in an environment for all guards may be for others than this one.
-            _demand_names(cls, {**everywhere, **defaults.get(spec.guard, {}), **spec.parameters})
+            demand_names(cls, {**everywhere, **defaults.get(spec.guard, {}), **spec.parameters})
             missing = [one.name for one in parameters(cls).values() if one.required and one.name not in given]
             if missing:
                 raise PlanError(f"{cls.__name__} lacks {', '.join(missing)}. Give it.")
@@ -392,14 +392,6 @@ def _guard_faults(plan: Plan) -> list[str]:
         except PlanError as error:
             faults.append(str(error))
     return faults
-
-
-def _demand_names(cls: Any, given: Mapping[str, Any]) -> None:
-    from airflow_pipesec.guards.parameters import checked, parameters
-
-    unknown = {name: value for name, value in given.items() if name not in parameters(cls)}
-    if unknown:
-        checked(cls, unknown)
 
 
 def _open(value: Any) -> bool:

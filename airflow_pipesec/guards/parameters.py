@@ -34,6 +34,7 @@ __all__ = [
     "checked",
     "default_id",
     "demand_guards",
+    "demand_names",
     "functions",
     "guard_class",
     "guard_names",
@@ -181,7 +182,7 @@ def checked(cls: type[BaseOperator], given: Mapping[str, Any]) -> None:
     """Raise :class:`PlanError` where a guard does not take what it is given. No value is quoted."""
     from pydantic import ValidationError
 
-    _demand_names(cls, given)
+    demand_names(cls, given)
     try:
         _model(cls).model_validate(dict(given))
     except ValidationError as error:
@@ -203,12 +204,12 @@ def demand_guards(plan: Plan) -> None:
     """Raise :class:`PlanError` where a plan names a guard or a parameter that there is none of, used or not."""
     for spec in plan.specs:
         with _at(plan, spec.path):
-            _demand_names(guard_class(spec.guard), spec.parameters)
+            demand_names(guard_class(spec.guard), spec.parameters)
     named = {spec.guard for spec in plan.specs}
     for path, name, given in plan.defaults():
         with _at(plan, path):
             if name != "*":
-                _demand_names(guard_class(name), given)
+                demand_names(guard_class(name), given)
             elif unknown := [one for one in given if not any(one in parameters(guard_class(guard)) for guard in named)]:
                 raise PlanError(f"no guard of the plan has a parameter {printable(unknown[0])}. Mend the name, or leave it out.")
 
@@ -221,7 +222,8 @@ def _at(plan: Plan, path: tuple[int | str, ...]) -> Iterator[None]:
         raise plan.fault(path, str(error)) from None
 
 
-def _demand_names(cls: type[BaseOperator], given: Iterable[str]) -> None:
+def demand_names(cls: type[BaseOperator], given: Iterable[str]) -> None:
+    """Raise :class:`PlanError` for a parameter that a guard does not have."""
     known = parameters(cls)
     for name in given:
         if name in known:
