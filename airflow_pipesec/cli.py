@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from airflow_pipesec import __version__
-from airflow_pipesec.cli_pipeline import add_commands, run_coverage, run_plan
+from airflow_pipesec.cli_pipeline import FAILED, PASSED, UNDECIDED, add_commands, run_coverage, run_plan
 from airflow_pipesec.errors import ConfigurationError, PipesecError, place_of
 from airflow_pipesec.findings import Finding, Status, escaped
 from airflow_pipesec.hashing import ALGORITHMS, Progress
@@ -31,7 +31,6 @@ __all__ = ["main"]
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 
-PASSED, FAILED, UNDECIDED = 0, 1, 2
 MOST_DAYS = 36_500
 WORKERS = "files read at once (default: as many as the storage makes good use of)"
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 
-__all__ = ["add_commands", "run_coverage", "run_plan"]
+__all__ = ["FAILED", "PASSED", "UNDECIDED", "add_commands", "run_coverage", "run_plan"]
 
 PASSED, FAILED, UNDECIDED = 0, 1, 2
 MOST_FAULTS = 10

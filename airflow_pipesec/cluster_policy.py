@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import os
 import time
-from dataclasses import replace
 from threading import Thread
 from typing import TYPE_CHECKING
 
@@ -25,7 +24,6 @@ __all__ = ["dag_policy", "organisation_plan"]
 # Airflow's own marker. Importing Airflow for it would let Airflow look into this module before there is anything in it.
 hookimpl = pluggy.HookimplMarker("airflow.policy")
 log = logging.getLogger(__name__)
-MODES = ("enforce", "weave", "report")
 # A plan that lies far away is waited for this many seconds, and what came of it counts for as many: a file may define many DAGs.
 PATIENCE = 8.0
 _read: dict[str, tuple[float, bytes | Exception]] = {}
@@ -72,12 +70,11 @@ def _apply(dag: DAG, url: str, override: str) -> None:
     from airflow_pipesec.undisguised import bundle_being_parsed
     from airflow_pipesec.weave import environment_here
 
-    if override and override not in MODES:
-        raise PlanError(f"[pipesec] plan_mode is none of {', '.join(MODES)}. Mend it, or leave it out for the plan's own mode.")
+    if override and override not in list(Mode):
+        raise PlanError(f"[pipesec] plan_mode is none of {', '.join(Mode)}. Mend it, or leave it out for the plan's own mode.")
     plan = organisation_plan(url)
     environment = environment_here()
-    facts = replace(facts_of(dag), bundle=bundle_being_parsed(dag.fileloc))
-    effective = plan.for_dag(facts, environment=environment)
+    effective = plan.for_dag(facts_of(dag, bundle_being_parsed), environment=environment)
     if effective is not None and effective.exempt:
         return
     mode = Mode(override or (plan.mode(environment) if effective is None else effective.mode))
@@ -99,19 +96,19 @@ def _hold(dag: DAG, effective: Effective, mode: Mode, url: str) -> None:
     from airflow_pipesec.errors import PlanError
     from airflow_pipesec.plan import Mode
     from airflow_pipesec.undisguised import disguises, steered
-    from airflow_pipesec.weave import demanded, told, weave
+    from airflow_pipesec.weave import demanded, put_in, told
 
     if found := list(disguises(dag)):
         raise PlanError(told(dag, effective, found))
-    places, _ = demanded(dag, effective, strict=True)
+    places, exempt = demanded(dag, effective, strict=True)
     if found := list(steered(dag, (place.demand.parameters for place in places))):
         raise PlanError(told(dag, effective, found))
     if mode is Mode.WEAVE:
-        weave(dag, effective, strict=True)
+        added = put_in(dag, effective, places, exempt).added
         # Guards that were there already need not stand in the order in which weaving puts them.
-        if found := list(out_of_order(dag, places)):
+        if len(added) < len(places) and (found := list(out_of_order(dag, places))):
             raise PlanError(told(dag, effective, found))
-    elif found := objections(dag, effective):
+    elif found := objections(dag, places, exempt):
         raise PlanError(refusal(dag, effective, found, _in_one_line(effective, url)))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,11 +22,6 @@ _NOTHING = (str, int, float, bool, type(None))
 # What Airflow runs besides, or instead of, the code of a task's class.
 _HOOKS = ("_pre_execute_hook", "_post_execute_hook", "pre_execute", "post_execute", "on_execute_callback", "executor_config")
 _RUN = ("start_from_trigger", "start_trigger_args", "template_fields")
-
-
-def facts_of(dag: DAG) -> Facts:
-    """Return what a plan is told of a DAG."""
-    return Facts(dag.dag_id, sorted(dag.tags), bundle_of(dag.fileloc))
 
 
 def bundle_of(file: str) -> str | None:
@@ -50,6 +45,11 @@ def bundle_of(file: str) -> str | None:
                 size = len(folder.parts)
                 found = max(found, (size, name)) if found else (size, name)
     return None if found is None else found[1]
+
+
+def facts_of(dag: DAG, bundle: Callable[[str], str | None] = bundle_of) -> Facts:
+    """Return what a plan is told of a DAG; ``bundle`` says which bundle its file is in."""
+    return Facts(dag.dag_id, sorted(dag.tags), bundle(dag.fileloc))
 
 
 def _real_name(cls: type) -> str:

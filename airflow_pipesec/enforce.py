@@ -13,7 +13,7 @@ from airflow_pipesec.guards.parameters import SECONDS, Maker
 from airflow_pipesec.pipeline import Pipeline
 from airflow_pipesec.plan import Effective
 from airflow_pipesec.standing import Post, consumers, faults, holds
-from airflow_pipesec.weave import WHEREABOUTS, Place, demanded, difference
+from airflow_pipesec.weave import WHEREABOUTS, Place, difference
 
 if TYPE_CHECKING:
     from airflow.sdk import DAG
@@ -34,14 +34,15 @@ OPERATION = WHEREABOUTS | frozenset(
 )
 
 
-def objections(dag: DAG, plan: Effective) -> list[str]:
-    """Return what a DAG lacks of what a plan demands, each with what to do about it; nothing where it has all of it.
+def objections(dag: DAG, places: Sequence[Place], exempt: Mapping[str, str]) -> list[str]:
+    """Return what a DAG lacks of what :func:`~airflow_pipesec.weave.demanded` says, each with what to do about it.
+
+    Nothing where it has all of it.
 
     Guards that the author wrote count as well as woven ones: of the very class that the plan names, with the parameters that the
     plan gives and no others, and standing where they hold.
     """
     dag.check_cycle()
-    places, exempt = demanded(dag, plan, strict=True)
     pipeline = pipeline_of(dag)
     maker = Maker()
     lacking: dict[str, str] = {}

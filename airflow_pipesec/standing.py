@@ -114,7 +114,9 @@ def _leaks(pipeline: Pipeline, guards: Collection[str], exempt: Collection[str],
         if node.kind is not Kind.STAGE or name in exempt:
             leaky.add(name)
             continue
+        if name in named:
+            continue
         for guard in pipeline.nearest_above(name, lambda node: node.id not in guards):  # no other of them between
-            if name not in named and (why := pipeline.runs_past(guard, name)):
+            if why := pipeline.runs_past(guard, name):
                 yield f"{printable(name)} would run although {printable(guard)} above it did not pass: {why}. {_REMEDY}"
                 break

@@ -30,7 +30,7 @@ from airflow_pipesec.standing import Post, faults
 if TYPE_CHECKING:
     from airflow.sdk import DAG, BaseOperator
 
-__all__ = ["Place", "Woven", "demanded", "difference", "environment_here", "secure", "told", "weave"]
+__all__ = ["Place", "Woven", "demanded", "difference", "environment_here", "put_in", "secure", "told", "weave"]
 
 FAULTS_SHOWN = 5
 # As Airflow has it.
@@ -115,8 +115,12 @@ def weave(dag: DAG, plan: Effective, *, strict: bool = False) -> Woven:
     ``strict`` is for a plan that the DAG's author did not write: a setup, a teardown or a guard of the author's own that a glob
     means is then a stage like any other, which only the plan can exempt.
     """
+    return put_in(dag, plan, *demanded(dag, plan, strict=strict))
+
+
+def put_in(dag: DAG, plan: Effective, places: Sequence[Place], exempt: Mapping[str, str]) -> Woven:
+    """Add the guards that :func:`demanded` returned and that are not there. Raises as :func:`secure` does."""
     dag.check_cycle()
-    places, exempt = demanded(dag, plan, strict=strict)
     maker = Maker()
     missing = []
     for place in places:
