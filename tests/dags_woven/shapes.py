@@ -88,7 +88,20 @@ def setup_and_teardown() -> None:
     more >> named("last")()
 
 
-SHAPES: tuple[Callable[[], None], ...] = (branch_and_join, branch_to_a_group, mapped, setup_and_teardown)
+def pulls() -> None:
+    source = named("source")()
+    source >> task(_pull, task_id="reads")("{{ ti.xcom_pull('source') }}")
+
+
+def _pull(rendered: str) -> str:
+    """Fail unless what the stage before the guards returned is there, both ways."""
+    pulled = get_current_context()["ti"].xcom_pull(task_ids="source")
+    if (rendered, pulled) != ("source", "source"):
+        raise ValueError("the XCom of source is another")
+    return str(stage.function())
+
+
+SHAPES: tuple[Callable[[], None], ...] = (branch_and_join, branch_to_a_group, mapped, setup_and_teardown, pulls)
 for shape in SHAPES:
     for woven in (False, True):
         dag = DAG(f"{shape.__name__}{'_woven' if woven else ''}", schedule=None, start_date=datetime(2026, 1, 1, tzinfo=UTC))

@@ -93,6 +93,12 @@ def test_setup_and_teardown_run_as_before(dags: Any, tmp_path: Path) -> None:
     assert states["destroy"] == states["last"] == ["success"]
 
 
+def test_a_stage_pulls_what_another_pushed_past_the_guards(dags: Any, tmp_path: Path) -> None:
+    states = both(dags, tmp_path, "pulls")
+    assert "source" not in dags["pulls_woven"].task_dict["reads"].upstream_task_ids
+    assert states["reads"] == ["success"]
+
+
 FAILING = [
     ("branch_and_join", {"tampered": "start"}, "before_start.hash_verification", set()),
     ("branch_and_join", {"tampered": "x"}, "before_x.hash_verification", {"start", "branch"}),
