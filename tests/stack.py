@@ -29,6 +29,8 @@ from airflow_pipesec.signing import entry_of, new_private_key
 Say = Callable[[str], None]
 BIN = Path(sys.executable).parent
 USER = "admin"
+LOCKED = 60  # seconds that a writer waits for another before SQLite's database is "locked"; 5 are few on a busy machine
+ANSWER = LOCKED + 30  # seconds that the API server, which may wait so long itself, is given for an answer
 _PR_SET_PDEATHSIG = 1
 
 
@@ -98,8 +100,7 @@ class Stack:
             "AIRFLOW__CORE__PARALLELISM": "4",
             "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(passwords),
             "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": ",".join(f"{name}:{role}" for name, role in self.users.items()),
-            # A writer waits for another this many seconds before the database is "locked"; 5 are few on a busy machine.
-            "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home}/airflow.db?timeout=60",
+            "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home}/airflow.db?timeout={LOCKED}",
             "AIRFLOW__PIPESEC__EVIDENCE_URL": str(home / "evidence"),
             "AIRFLOW__PIPESEC__SIGNING_KEY": f"file:{home}/signing.pem",
             "AIRFLOW__PIPESEC__TRUSTED_KEYS": str(home / "trusted-keys.yaml"),
@@ -157,7 +158,7 @@ class Stack:
 
     def token(self, user: str) -> str:
         """Sign a user in and return the token."""
-        answer = httpx.post(f"{self.url}/auth/token", json={"username": user, "password": self.passwords[user]}, timeout=30)
+        answer = httpx.post(f"{self.url}/auth/token", json={"username": user, "password": self.passwords[user]}, timeout=ANSWER)
         return str(answer.raise_for_status().json()["access_token"])
 
     def _launch(self, name: str, *arguments: str) -> None:
@@ -191,7 +192,7 @@ class Stack:
         if answer.status_code != 201:
             return False
         token = answer.json()["access_token"]
-        self._client = httpx.Client(base_url=f"{self.url}/api/v2", headers={"Authorization": f"Bearer {token}"}, timeout=30)
+        self._client = httpx.Client(base_url=f"{self.url}/api/v2", headers={"Authorization": f"Bearer {token}"}, timeout=ANSWER)
         return True
 
     def _healthy(self) -> bool:
@@ -221,14 +222,14 @@ class Stack:
         """Start a run as a user and return its id."""
         headers = {"Authorization": f"Bearer {self.token(user)}"}
         body = {"logical_date": None, "conf": conf}
-        answer = httpx.post(f"{self.url}/api/v2/dags/{dag_id}/dagRuns", json=body, headers=headers, timeout=30)
+        answer = httpx.post(f"{self.url}/api/v2/dags/{dag_id}/dagRuns", json=body, headers=headers, timeout=ANSWER)
         return str(answer.raise_for_status().json()["dag_run_id"])
 
     def mark(self, dag_id: str, run_id: str, task_id: str, state: str, *, user: str = USER) -> None:
         """Set the state of a task instance by hand, as a user."""
         headers = {"Authorization": f"Bearer {self.token(user)}"}
         path = f"{self.url}/api/v2/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}"
-        httpx.patch(path, json={"new_state": state}, headers=headers, timeout=30).raise_for_status()
+        httpx.patch(path, json={"new_state": state}, headers=headers, timeout=ANSWER).raise_for_status()
 
     def run_of(self, dag_id: str, run_id: str) -> dict[str, Any]:
         """Return a run as the REST API shows it."""
