@@ -114,7 +114,9 @@ def _hold(dag: DAG, effective: Effective, mode: Mode, url: str) -> None:
 
 def _in_one_line(plan: Effective, url: str) -> str | None:
     """The line that adds all guards; none where the plan's URL holds what is not for everybody's eyes."""
-    if _shown(url) != url:
+    from airflow_pipesec.plan import shown_place
+
+    if shown_place(url) != url:
         return None
     chosen = f", environment={plan.environment!r}" if plan.environment else ""
     return f"import airflow_pipesec; airflow_pipesec.secure(dag, {url!r}{chosen})"
@@ -128,30 +130,19 @@ def organisation_plan(url: str) -> Plan:
     from airflow.sdk.configuration import conf
 
     from airflow_pipesec.errors import PipesecError, PlanError
-    from airflow_pipesec.plan import Plan
+    from airflow_pipesec.plan import Plan, shown_place
     from airflow_pipesec.signing import TrustedKeys
 
     if "://" not in url and not os.path.isabs(url):  # noqa: PTH117 - as text
         raise PlanError(
-            f"[pipesec] plan_url={_shown(url)} is no absolute path: each process would look elsewhere. Give one, or a URL."
+            f"[pipesec] plan_url={shown_place(url)} is no absolute path: each process would look elsewhere. Give one, or a URL."
         )
     keys = str(conf.get("pipesec", "plan_keys", fallback="") or "").strip()
     try:
         trusted = TrustedKeys.load(keys) if keys else None
     except PipesecError as error:
         raise PlanError(f"the keys that plans are signed with ([pipesec] plan_keys): {error}") from None
-    return Plan.read(_bytes_of(url), f"the organisation's plan {_shown(url)}", trusted=trusted)
-
-
-def _shown(url: str) -> str:
-    """The plan's place without what opens it: a signature after a "?", a password before an "@"."""
-    from airflow_pipesec.findings import escaped
-
-    scheme, separator, rest = url.partition("://")
-    if not separator:
-        return escaped(url)
-    host, slash, path = rest.partition("?")[0].partition("/")
-    return escaped(f"{scheme}://{host.rpartition('@')[2]}{slash}{path}")
+    return Plan.read(_bytes_of(url), f"the organisation's plan {shown_place(url)}", trusted=trusted)
 
 
 def _bytes_of(url: str) -> bytes:
@@ -170,7 +161,7 @@ def _bytes_of(url: str) -> bytes:
 
 def _read_within(url: str, seconds: float) -> bytes | Exception:
     from airflow_pipesec.errors import PipesecError, PlanError, place_of
-    from airflow_pipesec.plan import MAX_PLAN_BYTES
+    from airflow_pipesec.plan import MAX_PLAN_BYTES, shown_place
     from airflow_pipesec.storage import open_store
 
     answers: list[bytes | Exception] = []
@@ -185,7 +176,8 @@ def _read_within(url: str, seconds: float) -> bytes | Exception:
     thread = Thread(target=work, name="pipesec-plan", daemon=True)
     thread.start()
     thread.join(seconds)
-    where, remedy = f"the organisation's plan {_shown(url)}", "Mend [pipesec] plan_url, or what it names: until then no DAG runs."
+    where = f"the organisation's plan {shown_place(url)}"
+    remedy = "Mend [pipesec] plan_url, or what it names: until then no DAG runs."
     if not answers:
         return PlanError(f"{where} did not come within {seconds:.0f} s. {remedy}")
     if isinstance(answers[0], PipesecError):

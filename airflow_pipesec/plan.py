@@ -6,6 +6,8 @@ is in docs/plan.md.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -25,7 +27,7 @@ from airflow_pipesec.findings import escaped, printable
 if TYPE_CHECKING:
     from airflow_pipesec.signing import TrustedKeys
 
-__all__ = ["Demand", "Effective", "Facts", "Mode", "Plan", "Rule", "Spec", "Task"]
+__all__ = ["Demand", "Effective", "Facts", "Mode", "Plan", "Rule", "Spec", "Task", "shown_place"]
 
 MAX_PLAN_BYTES = 1 << 20
 _GLOB = re.compile(r"[*?\[]")
@@ -275,7 +277,7 @@ class Plan:
         place = os.fspath(source)
         if "://" not in place:
             place = os.path.join(beside or "", place)  # noqa: PTH118 - as text, for the messages
-        return cls.read(_bytes_at(place), f"plan {escaped(place)}", trusted=trusted)
+        return cls.read(_bytes_at(place), f"plan {shown_place(place)}", trusted=trusted)
 
     @classmethod
     def read(cls, raw: bytes, where: str, *, trusted: TrustedKeys | None = None) -> Plan:
@@ -308,6 +310,12 @@ class Plan:
         place = "" if mark is None else f"line {mark[0]}, column {mark[1]}"
         parts = [part for part in (place, named) if part]
         return f"{', '.join(parts)}: " if parts else ""
+
+    @cached_property
+    def sha256(self) -> str:
+        """The SHA-256 of what the plan says, however it is written: of its document as JSON with sorted keys."""
+        written = json.dumps(self.document, sort_keys=True, default=str)
+        return hashlib.sha256(written.encode()).hexdigest()
 
     @property
     def name(self) -> str:
@@ -454,6 +462,15 @@ def _listed(names: Sequence[str]) -> str:
     return f"{shown} and {len(names) - 8} more" if len(names) > 8 else shown or "no task"
 
 
+def shown_place(url: str) -> str:
+    """Return the place of a plan without what opens it: a signature after a "?", a password before an "@"."""
+    scheme, separator, rest = url.partition("://")
+    if not separator:
+        return escaped(url)
+    host, slash, path = rest.partition("?")[0].partition("/")
+    return escaped(f"{scheme}://{host.rpartition('@')[2]}{slash}{path}")
+
+
 def _bytes_at(place: str) -> bytes:
     from airflow_pipesec.errors import PipesecError
     from airflow_pipesec.storage import open_store
@@ -461,4 +478,4 @@ def _bytes_at(place: str) -> bytes:
     try:
         return open_store(place).read(limit=MAX_PLAN_BYTES)
     except PipesecError as error:
-        raise PlanError(f"plan {escaped(place)} cannot be read: {error}") from None
+        raise PlanError(f"plan {shown_place(place)} cannot be read: {error}") from None

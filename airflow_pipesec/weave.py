@@ -39,7 +39,7 @@ LONGEST_ID, LONGEST_GROUP = 250, 200
 _NOTHING = object()
 # What a task may differ in without being another guard: where it stands.
 WHEREABOUTS = frozenset(
-    """task_id task_group _dag upstream_task_ids downstream_task_ids start_date end_date trigger_rule
+    """task_id task_group _dag upstream_task_ids downstream_task_ids start_date end_date trigger_rule woven
     _BaseOperator__init_kwargs _BaseOperator__instantiated""".split()  # noqa: SIM905 - words are easier to read than a list
 )
 
@@ -136,7 +136,16 @@ def put_in(dag: DAG, plan: Effective, places: Sequence[Place], exempt: Mapping[s
         _splice(dag, missing, maker, undoable)
         if problems := list(standing_faults(dag, places, exempt)):
             raise PlanError(told(dag, plan, problems))
+    _note(dag, plan, missing, exempt)
     return Woven(tuple(place.task_id for place in missing), exempt)
+
+
+def _note(dag: DAG, plan: Effective, added: Sequence[Place], exempt: Mapping[str, str]) -> None:
+    """Write on each guard which plan it is of, and on the first one which stages are exempt: the pages in the UI tell it."""
+    told = {"plan": plan.plan.where, "name": plan.plan.name, "sha256": plan.plan.sha256, "environment": plan.environment}
+    for number, place in enumerate(added):
+        guard: Any = dag.task_dict[place.task_id]
+        guard.woven = told | ({"exempt": dict(exempt)} if exempt and number == 0 else {})
 
 
 def standing_faults(dag: DAG, places: Sequence[Place], exempt: Mapping[str, str]) -> Iterator[str]:

@@ -9,8 +9,9 @@ from uuid import UUID
 
 import pytest
 
+from airflow_pipesec.acts import Act
 from airflow_pipesec.checks.access import NotAnswered
-from airflow_pipesec.guards.airflow_api import Act, AirflowAPI
+from airflow_pipesec.guards.airflow_api import AirflowAPI
 
 SINCE = datetime(2026, 1, 1, tzinfo=UTC)
 R = "r1"

@@ -7,7 +7,6 @@ was nor who had a hand in it.
 from __future__ import annotations
 
 import functools
-import json
 import re
 from collections.abc import Callable, Collection, Iterator
 from datetime import datetime
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, TypeVar
 from urllib.parse import quote
 from uuid import UUID
 
+from airflow_pipesec.acts import TOUCHES, XCOMS, Act, may_concern, read_entry
 from airflow_pipesec.errors import ConfigurationError
 from airflow_pipesec.findings import printable
 from airflow_pipesec.guards.base import get_connection
@@ -24,25 +24,12 @@ if TYPE_CHECKING:
 
     from airflow_pipesec.checks.access import Touch
 
-__all__ = ["Act", "AirflowAPI", "Instance", "is_local_test", "sensible"]
+__all__ = ["AirflowAPI", "Instance", "is_local_test", "sensible"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
 Entries = list[dict[str, Any]]
 SECONDS = 30.0
-# What sets a run, or tasks of it, going again, or calls them done, by the names of Airflow's audit log.
-_TOUCHES = (
-    "bulk_dag_runs",
-    "clear_dag_run",
-    "clear_dag_run_partitions",
-    "clear_dag_runs",
-    "patch_dag_run",
-    "patch_task_group_instances",
-    "patch_task_instance",
-    "post_clear_task_instances",
-)
-# What else changes what a later task is told of a run.
-_XCOMS = ("create_xcom_entry", "delete_xcom_entry", "update_xcom_entry")
 PAGE = 100
 MOST_EVENTS = 10_000
 MOST_INSTANCES = 100_000
@@ -67,32 +54,6 @@ class Instance(NamedTuple):
     hostname: str | None
     version: int | None
     version_id: str | None
-
-
-class Act(NamedTuple):
-    """What somebody asked Airflow to do about a run, as its audit log tells, whether or not Airflow then did it.
-
-    ``run_id`` is the run that the log names, None where it names none. ``task_id`` is None where the request was about more than
-    one task, or did not say; ``map_index`` None is every one. ``state`` is the state that was asked for, where that is told.
-    ``wide``: it was about tasks above or below as well, or does not say. ``noted``: the log shows a note and no state. Who makes
-    a request can have the log show another run, another state, or a note alone.
-    """
-
-    user: str
-    event: str
-    when: datetime
-    run_id: str | None = None
-    task_id: str | None = None
-    map_index: int | None = None
-    state: str | None = None
-    wide: bool = False
-    noted: bool = False
-
-    def concerns(self, task_id: str, map_index: int = -1) -> bool:
-        """Whether the request was about a task instance, or may have been."""
-        if self.wide or self.task_id is None:
-            return True
-        return self.task_id == task_id and self.map_index in (None, map_index)
 
 
 def is_local_test() -> bool:
@@ -167,9 +128,9 @@ class AirflowAPI:
         run are returned if they reach into the past or the future, name this run as well, or do not say. What :meth:`touched`
         says is missing is missing here: that nobody is found does not mean that nobody did it.
         """
-        of_this, others = self._entries(dag_id, run_id, since, (*_TOUCHES, *_XCOMS))
-        loose = [entry for entry in others if _may_concern(run_id, entry)]
-        return sorted((act for entry in of_this + loose for act in _read(entry)), key=lambda act: act.when)
+        of_this, others = self._entries(dag_id, run_id, since, (*TOUCHES, *XCOMS))
+        loose = [entry for entry in others if may_concern(run_id, entry)]
+        return sorted((act for entry in of_this + loose for act in read_entry(entry)), key=lambda act: act.when)
 
     def touched(self, dag_id: str, run_id: str, since: datetime) -> list[Touch]:
         """Return what Airflow's audit log says that people did to a run: to set it going again, or to call its tasks done.
@@ -180,9 +141,9 @@ class AirflowAPI:
         """
         from airflow_pipesec.checks.access import Touch
 
-        of_this, others = self._entries(dag_id, run_id, since, _TOUCHES)
-        loose = [entry for entry in others if _may_concern(run_id, entry)]
-        return [Touch(act.user, act.event) for entry in of_this + loose for act in _read(entry)]
+        of_this, others = self._entries(dag_id, run_id, since, TOUCHES)
+        loose = [entry for entry in others if may_concern(run_id, entry)]
+        return [Touch(act.user, act.event) for entry in of_this + loose for act in read_entry(entry)]
 
     def _entries(self, dag_id: str, run_id: str, since: datetime, events: Collection[str]) -> tuple[Entries, Entries]:
         """Return the audit log's entries under a run's name, and those under other names and none, of the time since."""
@@ -295,47 +256,6 @@ def _what_is_behind(path: str) -> str:
     return "the DAG's runs and their human-in-the-loop details" if path.startswith("/api/") else "Airflow's connections"
 
 
-def _acts(event: str, extra: Any) -> bool:
-    """Whether a logged request did something to the run. A dry run does not, nor a note; what is not told may be anything."""
-    try:
-        body = json.loads(extra)
-        if body.get("dry_run") is True:
-            return False
-        noted = event.startswith("patch_") and "note" in body
-        return not (noted and body.get("state") is None and body.get("new_state") is None)
-    except (ValueError, TypeError, AttributeError):
-        return True
-
-
-def _may_name(run_id: str, extra: str) -> bool:
-    """Whether a logged request that is about no run in particular names this one, or none at all."""
-    return run_id in extra or not re.search(r'"(dag_)?runs?(_ids?)?"', extra)
-
-
-def _may_concern(run_id: str, entry: dict[str, Any]) -> bool:
-    """Whether a logged request that is not under a run's name is about that run as well, or does not say."""
-    extra = str(entry["extra"])
-    if entry["run_id"] in (None, "~"):
-        return _may_name(run_id, extra)
-    return run_id in extra or _open(extra, "include_past", "include_future")
-
-
-def _open(extra: Any, *names: str) -> bool:
-    """Whether a logged request has one of these switches on. One whose body is not told, only its path, may have all of them."""
-    body = _body(extra)
-    if body is None or not body.keys() - {"method", "map_index"}:
-        return True
-    return any(body.get(name) for name in names)
-
-
-def _body(extra: Any) -> dict[str, Any] | None:
-    try:
-        body = json.loads(extra)
-    except (ValueError, TypeError):
-        return None
-    return body if isinstance(body, dict) else None
-
-
 def _instance(item: dict[str, Any]) -> Instance:
     version = item["dag_version"]
     return Instance(
@@ -355,45 +275,3 @@ def _instance(item: dict[str, Any]) -> Instance:
 
 def _time(written: str | None) -> datetime | None:
     return None if written is None else datetime.fromisoformat(written)
-
-
-def _read(entry: dict[str, Any]) -> list[Act]:
-    """Return one act for each task that a logged request names, or one that is about all of them; none for a dry run."""
-    body = _body(entry["extra"]) or {}
-    if body.get("dry_run") is True:
-        return []
-    state = body.get("new_state", body.get("state"))
-    # Where the task is no part of the path, the log has for it whatever somebody put into the query.
-    in_path = entry["event"] in ("patch_task_instance", *_XCOMS)
-    act = Act(
-        user=str(entry["owner"]),
-        event=str(entry["event"]),
-        when=datetime.fromisoformat(entry["when"]),
-        run_id=entry["run_id"],
-        task_id=entry["task_id"] if in_path else None,
-        map_index=_index(body.get("map_index")) if in_path else None,
-        state=state if isinstance(state, str) else None,
-        wide=entry["event"] not in _XCOMS and _open(entry["extra"], "include_upstream", "include_downstream"),
-        noted=not _acts(entry["event"], entry["extra"]),
-    )
-    named = body.get("task_ids")
-    if in_path or not isinstance(named, list) or not named:
-        return [act]
-    return [act._replace(task_id=task_id, map_index=index) for task_id, index in map(_marker, named)]
-
-
-def _marker(named: Any) -> tuple[str | None, int | None]:
-    """Read what a request to clear tasks names: an id, or an id and a map index. What is neither may be any task."""
-    if isinstance(named, str):
-        return named, None
-    if isinstance(named, list) and len(named) == 2 and isinstance(named[0], str):
-        return named[0], _index(named[1])
-    return None, None
-
-
-def _index(told: Any) -> int | None:
-    """Return a map index as a path, a query or a body has it; None, which is every one, for what is no number."""
-    try:
-        return int(told)
-    except (ValueError, TypeError):
-        return None

@@ -26,10 +26,11 @@ from airflow.sdk.exceptions import (
 
 from airflow_pipesec.errors import ConfigurationError, PipesecError, StorageError, place_of
 from airflow_pipesec.findings import Finding, Status, amount, printable
+from airflow_pipesec.guards.link import EvidenceLink
 from airflow_pipesec.policy import Judged, Outcome, Policy, Verdict, report
 
 if TYPE_CHECKING:
-    from airflow.sdk import Connection, Context
+    from airflow.sdk import BaseOperatorLink, Connection, Context
 
     from airflow_pipesec.guards.evidence import Notary
     from airflow_pipesec.storage import Store
@@ -90,6 +91,9 @@ class Guard(metaclass=BaseOperatorMeta):
     template_fields: Collection[str] = ("policy", "on_failure")
     # Set it on your own guard, too. A class that inherits from a guard of this package answers what that one does.
     threats: Collection[str] = ()
+    # What put it there: the plan's place, name and SHA-256, and the stages that the plan exempts. None for a guard by hand.
+    woven: Mapping[str, Any] | None = None
+    operator_extra_links: Collection[BaseOperatorLink] = (EvidenceLink(),)
     ui_color = "#d8e8f0"
     ui_fgcolor = "#102a43"
 
@@ -103,9 +107,9 @@ class Guard(metaclass=BaseOperatorMeta):
 
     @classmethod
     def get_serialized_fields(cls) -> frozenset[str]:
-        """Add ``threats`` to Airflow's, so that the serialized DAG tells them. Of a mapped guard it tells those it was given."""
+        """Add what the pages in Airflow's UI tell of a guard, so that the serialized DAG has it; of a mapped one it has less."""
         fields: frozenset[str] = cast("Any", super()).get_serialized_fields()
-        return fields | {"threats"}
+        return fields | {"threats", "woven", "soft_fail", "never_fail"}
 
     def findings(self, context: Context) -> Iterable[Finding]:
         """Yield what the check observes. Every guard defines this; it runs once per try, or once per poke of a sensor."""

@@ -15,9 +15,9 @@ from airflow_pipesec.guards.integrity import log_progress
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
+    from airflow_pipesec.acts import Act
     from airflow_pipesec.checks.release import Known
     from airflow_pipesec.evidence import Witness
-    from airflow_pipesec.guards.airflow_api import Act
     from airflow_pipesec.manifest import Manifest
     from airflow_pipesec.policy import Policy
     from airflow_pipesec.storage import Store
