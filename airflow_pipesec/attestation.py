@@ -17,7 +17,7 @@ import base64
 import hashlib
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
@@ -191,6 +191,8 @@ class Attestation:
     triggered_by: str | None = None
     subjects: tuple[tuple[str, Mapping[str, str]], ...] = ()
     """Names and digest sets of the artifacts that were examined; :func:`read_attestation` gives them without the run's own."""
+    controls: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """What the controls among the findings are, by id: ``title``, ``severity``, ``remedy`` and ``references``, a list of text."""
 
 
 def digest_set(digest: str) -> dict[str, str]:
@@ -243,6 +245,8 @@ def statement(attested: Attestation) -> dict[str, Any]:
         "waivers": list(attested.waivers),
         "links": [{"task": link.task_id, "mapIndex": link.map_index, "sha256": link.sha256} for link in attested.links],
     }
+    if attested.controls:  # evidence from before there were any reads as it always did
+        extension["controls"] = {name: dict(told) for name, told in attested.controls.items()}
     return {
         "_type": STATEMENT_TYPE,
         "subject": [_run_subject(attempt), *({"name": name, "digest": dict(digest)} for name, digest in attested.subjects)],
@@ -312,7 +316,14 @@ def _read(document: Mapping[str, Any]) -> Attestation:
         run_type=_text(extension["runType"]),
         triggered_by=None if extension["triggeredBy"] is None else _text(extension["triggeredBy"]),
         subjects=tuple((_text(item["name"]), _texts(item["digest"])) for item in document["subject"][1:]),
+        controls={_text(name): _told(item) for name, item in _mapping(extension.get("controls", {})).items()},
     )
+
+
+def _told(control: Any) -> Mapping[str, Any]:
+    """What is told of a control. Other members, and a list that is none, are not written again, and so refused."""
+    texts = {member: _text(control[member]) for member in ("title", "severity", "remedy")}
+    return texts | {"references": [_text(reference) for reference in control["references"]]}
 
 
 def _text(value: Any) -> str:

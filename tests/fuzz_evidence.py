@@ -74,6 +74,10 @@ def attestation(**changes: Any) -> Attestation:
         "run_type": "manual",
         "triggered_by": "vera",
         "subjects": (("model.joblib", {"sha256": "cd" * 32}), ("data/", {"dirHash": "ef" * 32})),
+        "controls": {
+            "digest-matches": {"title": "é", "severity": "critical", "remedy": "Rebuild it.", "references": ["CWE-354", "x"]},
+            "no-extra-files": {"title": "t", "severity": "low", "remedy": "Look.", "references": []},
+        },
     }
     return Attestation(**everything | changes)
 

@@ -46,6 +46,12 @@ WAIVER = {
     "approver": "vera@example.org",
     "expires": "2026-12-24",
 }
+CONTROL = {
+    "title": "Every file is the file that was recorded",
+    "severity": "critical",
+    "remedy": "Restore it from its source; é 😀.",
+    "references": ["CWE-354", "NIST SP 800-53 SI-7"],
+}
 README = """\
 # Vectors of release {version}
 
@@ -122,6 +128,7 @@ def _evidence(folder: Path, version: str, signers: dict[str, LocalSigner], manif
             run_type="manual",
             triggered_by="vera",
             subjects=(("artifact", digest_set(manifest.digest)),),
+            controls={"digest-matches": CONTROL},
         )
         envelope = seal(statement(attested), signer)
         (folder / f"test-result.{name}.json").write_bytes(envelope)

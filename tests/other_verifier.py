@@ -28,6 +28,7 @@ MINUTES, EPOCH, FORMAT = timedelta(minutes=5), datetime(1970, 1, 1, tzinfo=UTC),
 Instance = tuple[str, int]
 
 # A form is a type, a pattern, an object of forms with just these members, a list of one form, alternatives, or a constant.
+# {str: form} is an object of any members, at least one, that all have that form.
 ID, HEX = re.compile("(?s).+"), re.compile("[0-9a-f]{64}")
 TIME = re.compile(r"[1-9][0-9]{3}(-[0-9]{2}){2}T([0-9]{2}:){2}[0-9]{2}\.[0-9]{6}Z")
 LINK = {"task": ID, "mapIndex": int, "sha256": (HEX, None)}
@@ -35,9 +36,10 @@ OURS = {"format": 1, "guard": str, "dag": ID, "run": ID, "task": ID, "mapIndex":
 OURS |= {"attempt": re.compile("[0-9A-Za-z-]{1,64}"), "dagVersion": (str, None), "logicalDate": (str, None), "runType": str}
 OURS |= {"triggeredBy": (str, None), "started": TIME, "finished": TIME, "outcome": ("PASSED", "FAILED", "ERROR")}
 OURS |= {"reason": str, "findings": [dict], "moreFindings": int, "waivers": [dict], "links": [LINK]}
+EXPLAINED = {"controls": {str: {"title": str, "severity": str, "remedy": str, "references": [str]}}}
 POLICY = {"name": "policy", "mediaType": "application/json", "content": str, "digest": {"sha256": HEX}}
 PACKAGE = {"name": "airflow-pipesec", "uri": re.compile("(?s)pkg:pypi/airflow-pipesec@[^@]*")}
-RESULT = {"result": ("PASSED", "WARNED", "FAILED"), "configuration": list, "airflowPipesec": OURS}
+RESULT = {"result": ("PASSED", "WARNED", "FAILED"), "configuration": list, "airflowPipesec": (OURS, OURS | EXPLAINED)}
 RESULT |= {"passedTests": [str], "warnedTests": [str], "failedTests": [str]}
 STATEMENT: dict[str, Any] = {
     "_type": "https://in-toto.io/Statement/v1",
@@ -53,6 +55,8 @@ def demand(holds: bool) -> None:
 
 
 def fits(value: Any, form: Any) -> bool:
+    if isinstance(form, dict) and str in form:
+        return isinstance(value, dict) and bool(value) and all(fits(item, form[str]) for item in value.values())
     if isinstance(form, dict):
         return isinstance(value, dict) and value.keys() == form.keys() and all(fits(value[name], form[name]) for name in form)
     if isinstance(form, list):

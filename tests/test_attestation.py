@@ -91,6 +91,7 @@ def texts() -> st.SearchStrategy[Attestation]:
     """Attestations with any text in all their places."""
     text, digest = st.text(), st.binary(min_size=32, max_size=32).map(bytes.hex)
     some, named = st.text(min_size=1), st.dictionaries(st.text(), st.text(), max_size=3)
+    told = {"title": text, "severity": text, "remedy": text, "references": st.lists(text, max_size=2)}
     moment = st.datetimes(datetime(1000, 1, 1), datetime(9999, 12, 31), timezones=st.just(UTC))  # noqa: DTZ001 - gets its zone
     return st.builds(
         Attestation,
@@ -112,6 +113,7 @@ def texts() -> st.SearchStrategy[Attestation]:
         run_type=text,
         triggered_by=st.none() | text,
         subjects=st.lists(st.tuples(text, named), max_size=2).map(tuple),
+        controls=st.dictionaries(text, st.fixed_dictionaries(told), max_size=2),
     )
 
 

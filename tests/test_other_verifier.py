@@ -381,6 +381,7 @@ POLICY_OF_ANOTHER_FORM = {
     "content": base64.b64encode(OTHER_POLICY).decode(),
     "digest": {"sha256": hashlib.sha256(OTHER_POLICY).hexdigest()},
 }
+TOLD: dict[str, Any] = {"title": "t", "severity": "high", "remedy": "r", "references": ["CWE-354"]}
 REFUSED = [
     at("_type", value="https://in-toto.io/Statement/v0.1"),
     at("predicateType", value="https://slsa.dev/verification_summary/v1"),
@@ -423,6 +424,16 @@ REFUSED = [
     at(*OURS, "links", value=[{"task": "x", "mapIndex": -1, "sha256": "AB" * 32}]),
     at(*OURS, "links", value=[{"task": "x", "mapIndex": -1}]),
     at(*OURS, "links", value=[{"task": "x", "mapIndex": -1, "sha256": None, "more": 1}]),
+    at(*OURS, "controls", value={}),
+    at(*OURS, "controls", value=None),
+    at(*OURS, "controls", value=[TOLD]),
+    at(*OURS, "controls", value={"c": "x"}),
+    *(at(*OURS, "controls", value={"c": {**TOLD, name: 1}}) for name in TOLD),
+    *(at(*OURS, "controls", value={"d": TOLD, "c": {key: TOLD[key] for key in TOLD if key != name}}) for name in TOLD),
+    at(*OURS, "controls", value={"c": {**TOLD, "more": "x"}}),
+    at(*OURS, "controls", value={"c": {**TOLD, "references": "x"}}),
+    at(*OURS, "controls", value={"c": {**TOLD, "references": {"x": "y"}}}),
+    at(*OURS, "controls", value={"c": {**TOLD, "references": ["x", 1]}}),
 ]
 ACCEPTED = [
     at(*OURS, "guard", value=""),
@@ -431,6 +442,8 @@ ACCEPTED = [
     at(*OURS, "logicalDate", value="any text"),
     at(*OURS, "findings", value=[{"anything": [1, None, {"a": "\x7f\u00e9\U0001f600\n"}]}]),
     at(*OURS, "waivers", value=[{"expires": "2026-11-25", "\u00e9": "\\"}]),
+    at(*OURS, "controls", value={"c": TOLD}),
+    at(*OURS, "controls", value={"": {**TOLD, "severity": "", "references": []}, "\u00e9": TOLD}),
     at("subject", 1, value={"name": "", "digest": {}}),
     at("subject", 1, value={"name": "x", "digest": {"md5": "?", "sha256": ""}}),
     at("predicate", "passedTests", value=[]),

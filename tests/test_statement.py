@@ -31,6 +31,8 @@ from airflow_pipesec.attestation import (
 from airflow_pipesec.documents import DEEPEST, MOST, canonical
 from airflow_pipesec.errors import EvidenceError
 from airflow_pipesec.evidence import Entry, RunEvidence, folder_of, name_of, part_of
+from airflow_pipesec.findings import Control, Finding, Severity, Status, Subject
+from airflow_pipesec.operators import GuardOperator
 from airflow_pipesec.storage import LocalStore
 from tests.fuzz_evidence import (
     DOCUMENTS,
@@ -45,6 +47,7 @@ from tests.fuzz_evidence import (
     sealed,
     summary,
 )
+from tests.runner import RunTask
 from tests.test_attestation import ANY_JSON, ANY_TEXT, refused
 
 # ---- the statement
@@ -113,6 +116,63 @@ def test_a_verification_summary_is_no_attestation() -> None:
     for document in (summary(), summary(False), {}, DOCUMENTS[-1]):
         with pytest.raises(EvidenceError, match="is not a"):
             read_attestation(document)
+
+
+# ---- what the controls are
+
+
+TOLD = {"title": "t", "severity": "high", "remedy": "r", "references": ["CWE-354"]}
+
+
+def test_a_statement_that_explains_no_control_is_written_as_ever() -> None:
+    assert "controls" not in statement(PLAIN)["predicate"]["airflowPipesec"]
+    assert read_attestation(statement(PLAIN)).controls == {}
+    document = statement(PLAIN)
+    document["predicate"]["airflowPipesec"]["controls"] = {}
+    with pytest.raises(EvidenceError):
+        read_attestation(document)
+
+
+@pytest.mark.parametrize("member", TOLD)
+def test_a_control_is_explained_by_just_its_four_members(member: str) -> None:
+    document = statement(attestation())
+    controls = document["predicate"]["airflowPipesec"]["controls"] = {"c": TOLD}
+    assert read_attestation(document).controls == controls
+    for hostile in (*HOSTILE, ["x", 1], [["x"]], {"x": "y"}, {"0": "x"}):
+        document["predicate"]["airflowPipesec"]["controls"] = {"c": {**TOLD, member: hostile}}
+        text = isinstance(hostile, str) and member != "references" and hostile != "\ud800"
+        listed = isinstance(hostile, list) and all(isinstance(item, str) for item in hostile) and member == "references"
+        assert (understood(document) is not None) == (text or listed), hostile
+    for wrong in ({**TOLD, "more": "x"}, {key: TOLD[key] for key in TOLD if key != member}):
+        document["predicate"]["airflowPipesec"]["controls"] = {"c": wrong}
+        assert understood(document) is None
+
+
+class Explained(GuardOperator):
+    """A guard with many controls, of which one blocks."""
+
+    def findings(self, context: Any) -> Iterator[Finding]:
+        """Yield one finding a control, the one that fails last."""
+        for number in range(self.number):
+            control = Control(f"c-{number}", f"Title {number}", Severity.LOW, "Mend\nit.", ("CWE-1", "a\x1bb"))
+            yield Finding(control, Subject("s"), Status.PASS, "good")
+        yield Finding(Control("bad", "It is good", Severity.HIGH, "Mend it."), Subject("s"), Status.FAIL, "is bad")
+
+    def __init__(self, *, number: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.number = number
+
+
+@pytest.mark.parametrize("number", [2, 600])
+def test_a_guard_attests_what_its_controls_are_and_first_those_that_block(run_task: RunTask, evidence: Path, number: int) -> None:
+    assert run_task(Explained(task_id="g", number=number)).state == "failed"
+    (path,) = evidence.rglob("*.json")
+    document = json.loads(base64.b64decode(json.loads(path.read_bytes())["payload"]))
+    controls = read_attestation(document).controls
+    assert len(controls) == min(number + 1, 500)
+    assert controls["bad"] == {"title": "It is good", "severity": "high", "remedy": "Mend it.", "references": []}
+    first = {"title": "Title 0", "severity": "low", "remedy": "Mend\\nit.", "references": ["CWE-1", "a\\x1bb"]}
+    assert controls["c-0"] == first
 
 
 @given(st.binary(max_size=300))

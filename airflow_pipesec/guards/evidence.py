@@ -29,7 +29,7 @@ __all__ = [
     "nearest_guards",
 ]
 
-MOST_FINDINGS = 500  # in an attestation; the rest is counted
+MOST_FINDINGS = 500  # in an attestation; the rest is counted. And the most controls that are explained there
 
 
 class Notary:
@@ -77,6 +77,7 @@ class Notary:
             run_type=str(getattr(run.run_type, "value", run.run_type)),
             triggered_by=run.triggering_user_name,
             subjects=tuple(_subjects(verdict)),
+            controls=_controls(verdict.judged),
         )
         return self.evidence.write(self.attempt, seal(statement(attested), self.signer))
 
@@ -85,6 +86,17 @@ def _worst_first(verdict: Verdict) -> list[dict[str, Any]]:
     rank = {"error": 0, "fail": 0, "skip": 1, "pass": 2}
     details: list[dict[str, Any]] = verdict.document()["details"]
     return sorted(details, key=lambda item: (not item["blocks"], rank[item["status"]]))
+
+
+def _controls(judged: Iterable[Judged]) -> dict[str, dict[str, Any]]:
+    """What the controls are and what to do when one fails, so that evidence explains itself; those that block come first."""
+    found: dict[str, dict[str, Any]] = {}
+    for item in sorted(judged, key=lambda item: not item.blocks):
+        control = item.finding.control
+        if control.id not in found and len(found) < MOST_FINDINGS:
+            texts = {"title": control.title, "severity": control.severity.label, "remedy": control.remedy}
+            found[control.id] = texts | {"references": [escaped(str(reference)) for reference in control.refs]}
+    return found
 
 
 def _tests(judged: Iterable[Judged]) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
