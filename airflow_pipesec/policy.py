@@ -25,6 +25,7 @@ __all__ = ["Judged", "Outcome", "Policy", "Verdict", "Waiver", "described", "rep
 MAX_POLICY_BYTES = 1 << 20
 _FAULTS_SHOWN = 5
 LONG_FOLDER = 12
+MOST_WAIVERS = 20  # in a summary
 _DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 
 
@@ -92,8 +93,9 @@ class Verdict:
         return tuple(item.finding for item in sorted(self.judged, key=_worst_first) if item.blocks)
 
     def summary(self) -> dict[str, Any]:
-        """Counts and control ids as JSON types; no subject, no message, no data."""
+        """Counts, control ids and the days on which waivers end, as JSON types; no subject, no message, no data."""
         findings = [item.finding for item in self.judged]
+        relied_on = {(str(item.waiver.expires), item.waiver.control) for item in self.judged if item.waiver is not None}
         return {
             "outcome": str(self.outcome),
             "findings": len(findings),
@@ -103,6 +105,8 @@ class Verdict:
                 for severity in reversed(Severity)
             },
             "waived": sum(item.waiver is not None for item in self.judged),
+            # Who waived what and why is in the signed evidence alone.
+            "waivers": [{"control": control, "expires": day} for day, control in sorted(relied_on)[:MOST_WAIVERS]],
             "controls": sorted({f.control.id for f in findings}),
             "blocking_controls": sorted({f.control.id for f in self.blocking}),
         }

@@ -55,6 +55,40 @@ def test_an_error_blocks_whatever_its_severity() -> None:
     assert not judge(finding(Status.ERROR, Severity.INFO), finding(Status.PASS), policy={"fail_on": "critical"}).passed
 
 
+def test_the_summary_says_which_waivers_were_relied_on_and_until_when() -> None:
+    other = Control("is-other", "It is other", Severity.HIGH, remedy="Make it so.")
+    waivers = [
+        WAIVER | {"expires": "2027-01-31"},
+        WAIVER | {"subject": "/other/*", "expires": "2027-01-31"},  # beside the one above it tells nothing more
+        WAIVER | {"control": "is-other"},
+        WAIVER | {"control": "is-unused"},
+        WAIVER | {"expires": "2026-11-23"},
+    ]
+    found = [
+        finding(),
+        finding(subject="/data/b"),
+        finding(subject="/other/a"),
+        Finding(other, Subject("/data/a"), Status.FAIL, ""),
+    ]
+    summary = judge(*found, finding(Status.PASS), policy={"waivers": waivers}).summary()
+    assert summary["waived"] == 4
+    assert summary["waivers"] == [
+        {"control": "is-other", "expires": "2026-11-24"},
+        {"control": "is-good", "expires": "2027-01-31"},
+    ]
+    text = json.dumps(summary)
+    assert not [secret for secret in ("/data", "/other", "4711", "vera") if secret in text]
+    assert judge(finding(Status.PASS), policy=waiving()).summary()["waivers"] == []
+
+
+def test_the_summary_names_at_most_twenty_waivers_those_that_end_first() -> None:
+    days = [date(2027, 1, 1 + number) for number in range(30)]
+    waivers = [WAIVER | {"subject": f"/data/{day}", "expires": str(day)} for day in reversed(days)]
+    found = [finding(subject=f"/data/{day}") for day in days]
+    told = judge(*found, policy={"waivers": waivers}).summary()["waivers"]
+    assert [waiver["expires"] for waiver in told] == [str(day) for day in days[:20]]
+
+
 def test_a_waiver_excuses_its_control_on_its_subjects_and_stays_visible() -> None:
     verdict = judge(finding(), finding(Status.PASS), policy=waiving())
     assert verdict.passed
