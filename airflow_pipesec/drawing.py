@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from enum import StrEnum
 from itertools import pairwise
 from xml.sax.saxutils import escape
 
+from airflow_pipesec.drawing_links import Badge, Load, badges, loaded
+from airflow_pipesec.drawing_style import COLOURS, SIGNS, LinkMark, Mark, address, quoted, style, style_of_plain
 from airflow_pipesec.findings import amount, printable
 from airflow_pipesec.layout import Box, Edge, Line, Point, laid_out
 from airflow_pipesec.pipeline import Kind, Node, Pipeline
 
-__all__ = ["Mark", "draw"]
+__all__ = ["LinkMark", "Mark", "draw", "style"]
 
 STAGE_HEIGHT, GUARD_HEIGHT = 44.0, 36.0
 STAGE_WIDTHS, GUARD_WIDTHS = (92.0, 176.0), (80.0, 150.0)  # the least and the most
@@ -27,62 +28,16 @@ MOST_NAMED = 5
 BIG, MIDDLE, GUARDS, SMALL = 14.0, 12.0, 11.0, 10.0
 BOLD = 1.1  # as wide as other letters
 
-_STYLE = """
-.pipesec { --paper: #ffffff; --ink: #14212e; --soft: #51606f; --line: #5f6e7c; --stage: #ffffff; --edge: #55636f;
-  --guard: #e3eef6; --rim: #1f5f8b; --light: #f2f4f6; --alarm: #b3261e; --alarmed: #fdeceb; --good: #1b6e3c; }
-@media (prefers-color-scheme: dark) { .pipesec { --paper: #10161c; --ink: #e8eef4; --soft: #a9b6c2; --line: #94a2b0;
-  --stage: #1a232c; --edge: #94a2b0; --guard: #16344a; --rim: #7fc0ee; --light: #161d24; --alarm: #ff8a80; --alarmed: #3a1a19;
-  --good: #7fd6a0; } }
-.pipesec text { font: 12px system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; fill: var(--ink); }
-.pipesec .paper { fill: var(--paper); }
-.pipesec .big { font-size: 14px; font-weight: 600; }
-.pipesec .name { font-weight: 600; }
-.pipesec .guards { font-size: 11px; font-weight: 600; }
-.pipesec .small { font-size: 10px; fill: var(--soft); }
-.pipesec .stage { fill: var(--stage); stroke: var(--edge); stroke-width: 1.4; }
-.pipesec .guard { fill: var(--guard); stroke: var(--rim); stroke-width: 1.2; }
-.pipesec .warns { stroke-dasharray: 4 3; }
-.pipesec .light { fill: var(--light); stroke: var(--edge); stroke-width: .8; stroke-dasharray: 1 3; }
-.pipesec .naked { fill: var(--alarmed); stroke: var(--alarm); stroke-width: 2.6; stroke-dasharray: 7 4; }
-.pipesec .alarm { fill: var(--alarm); font-weight: 600; }
-.pipesec .good { fill: var(--good); font-weight: 600; }
-.pipesec .shield { fill: var(--rim); stroke: var(--rim); stroke-width: 1.2; }
-.pipesec .hollow { fill: none; }
-.pipesec .tick { fill: none; stroke: var(--guard); stroke-width: 1.6; }
-.pipesec .bang { fill: none; stroke: var(--rim); stroke-width: 1.6; }
-.pipesec .line { fill: none; stroke: var(--line); stroke-width: 1.6; }
-.pipesec .beside { stroke-width: 1; stroke-dasharray: 3 3; }
-.pipesec .head { fill: var(--line); }
-.pipesec .sign { fill: none; stroke: var(--soft); stroke-width: 1.6; }
-.pipesec .sign.good { stroke: var(--good); }
-.pipesec .sign.alarm { stroke: var(--alarm); }
-"""
 # A shield of 12 by 14, and what stands in it.
 _SHIELD = "M6 0 L12 2 V7 C12 10.5 9.5 12.8 6 14 C2.5 12.8 0 10.5 0 7 V2 Z"
 _TICK, _BANG = "M3.4 6.8 L5.4 8.9 L8.8 4.8", "M6 3.2 V7.6 M6 9.2 V10.8"
-
-
-class Mark(StrEnum):
-    """How a task of a run stands."""
-
-    PASSED = "passed"
-    FAILED = "failed"
-    RUNNING = "running"
-    SKIPPED = "skipped"
-    NOT_RUN = "not run"
-    OVERRIDDEN = "set by hand"
-
-
-# Drawn in 8 by 8, since not every font has such signs.
-_SIGNS = {
-    Mark.PASSED: "M0.5 4.5 L3 7 L7.5 1.5",
-    Mark.FAILED: "M1 1 L7 7 M7 1 L1 7",
-    Mark.RUNNING: "M1.5 1 L7 4 L1.5 7 Z",
-    Mark.SKIPPED: "M0.5 1 L3.5 4 L0.5 7 M4 1 L7 4 L4 7",
-    Mark.NOT_RUN: "M4 0.8 a3.2 3.2 0 1 0 0.01 0 Z",
-    Mark.OVERRIDDEN: "M4 0 V5 M4 6.4 V8",
+# Around nought, in a circle of the radius 5.5.
+_SEALS = {LinkMark.VERIFIED: ("good", "M-2.6 0.2 L-0.7 2.2 L2.8 -1.9"), LinkMark.BROKEN: ("alarm", "M-2 -2 L2 2 M2 -2 L-2 2")}
+_LINKS = {
+    LinkMark.VERIFIED: "link verified",
+    LinkMark.BROKEN: "link broken",
+    LinkMark.MISSING: "link missing: no evidence",
 }
-_COLOURS = {Mark.PASSED: " good", Mark.FAILED: " alarm", Mark.OVERRIDDEN: " alarm"}
 
 
 def draw(
@@ -93,6 +48,9 @@ def draw(
     marks: Mapping[str, Mark] | None = None,
     naked: Collection[str] | None = None,
     exempt: Collection[str] = (),
+    hrefs: Mapping[str, str] | None = None,
+    links: Mapping[Edge, LinkMark] | None = None,
+    inline: bool = False,
 ) -> str:
     """Return the picture of a pipeline as SVG.
 
@@ -102,37 +60,56 @@ def draw(
     :param naked: the stages that count as unguarded; those with no guard before or after them unless given. Then a stage that is
         not among them and has no guard is one that needs none, and is shown so.
     :param exempt: more stages that need none, also where guards of others stand beside them. They are not counted as guarded.
+    :param hrefs: where tasks lead to, by id: addresses on the same site, or of http or https.
+    :param links: how edges of a run stand, by the ids of the tasks above and below. What is told of an edge that the pipeline
+        does not have is told in words alone.
+    :param inline: for the inside of a page that brings the :func:`style` itself.
+    :raises ValueError: for an address of another kind.
     """
     bare = _bare(pipeline)
     alarmed = set(bare if naked is None else naked)
     spared = (set(bare) | set(exempt)) - alarmed
-    marks, notes = marks or {}, notes or {}
+    marks, notes, hrefs, links = marks or {}, notes or {}, hrefs or {}, links or {}
     words = {name: _words(node, marks.get(name), name in alarmed, name in spared) for name, node in pipeline.nodes.items()}
     sizes = {name: _size(node, words[name], marks.get(name)) for name, node in pipeline.nodes.items()}
     minor = _beside(pipeline)
     paper = laid_out(pipeline, sizes, minor)
     width = max(paper.width + 2 * MARGIN, LEAST_PAPER)
-    told = _summary(pipeline, alarmed, spared)
+    said = [_summary(pipeline, alarmed, spared), *(["; ".join(_told_of(links))] if links else [])]
+    pieces = list(loaded(paper.lines, links)) if links else [(line, Load(None, None)) for line in paper.lines]
     heading = [
         f'<text class="big" x="{MARGIN:g}" y="30">{_fitting(title, BIG * BOLD, width - 2 * MARGIN)}</text>',
-        f'<text class="small" x="{MARGIN:g}" y="47">{_fitting(told, SMALL, width - 2 * MARGIN)}</text>',
+        *(
+            f'<text class="small" x="{MARGIN:g}" y="{y}">{_fitting(line, SMALL, width - 2 * MARGIN)}</text>'
+            for line, y in zip(said, (47, 62), strict=False)
+        ),
     ]
-    top = 68.0
-    legend, height = _legend(pipeline, bool(alarmed), bool(minor), width, top + paper.height + (30 if pipeline.nodes else 0))
+    top = 68.0 if len(said) == 1 else 84.0
+    told = "; ".join(said)
+    shown = {load.mark for _, load in pieces if load.mark}
+    past = any(line.minor and load.mark is None for line, load in pieces)
+    below = top + paper.height + (30 if pipeline.nodes else 0)
+    legend, height = _legend(pipeline, bool(alarmed), past, shown, width, below)
     size = f'width="{width:g}" height="{height:g}" viewBox="0 0 {width:g} {height:g}"'
-    label = _text(f"{title}: {told}")
+    label = quoted(f"{title}: {told}")
+    space = "" if inline else 'xmlns="http://www.w3.org/2000/svg" '
+    role = "group" if hrefs else "img"  # who cannot see it finds no links in what is one image
+    css = style() if links or hrefs else style_of_plain()
     return "\n".join(
         [
-            f'<svg xmlns="http://www.w3.org/2000/svg" class="pipesec" {size} role="img" aria-label="{label}">',
-            f"<title>{_text(title)}</title>",
-            f"<desc>{_text(told)}</desc>",
-            f"<style>{_STYLE}</style>",
+            f'<svg {space}class="pipesec" {size} role="{role}" aria-label="{label}">',
+            f"<title>{quoted(title)}</title>",
+            f"<desc>{quoted(told)}</desc>",
+            *([] if inline else [f"<style>{css}</style>"]),
             f'<rect class="paper" width="{width:g}" height="{height:g}" rx="8"/>',
             *heading,
             f'<g transform="translate({MARGIN:g} {top:g})">',
-            *_lines(paper.lines),
+            *_lines(pieces),
+            *map(_seal, badges(pieces)),
             *(
-                _node(node, paper.boxes[name], words[name], notes.get(name, ""), marks.get(name), name in alarmed)
+                _node(
+                    node, paper.boxes[name], words[name], notes.get(name, ""), marks.get(name), name in alarmed, hrefs.get(name)
+                )
                 for name, node in pipeline.nodes.items()
             ),
             "</g>",
@@ -174,8 +151,12 @@ def _summary(pipeline: Pipeline, naked: Collection[str], spared: Collection[str]
     return f"{text}; unguarded: {', '.join(bare[:MOST_NAMED])}{more}"
 
 
-def _text(text: str) -> str:
-    return escape(printable(text), {'"': "&quot;"})
+def _told_of(links: Mapping[Edge, LinkMark]) -> Iterator[str]:
+    for mark in (LinkMark.BROKEN, LinkMark.MISSING, LinkMark.VERIFIED):
+        some = [f"{above} to {below}" for (above, below), found in links.items() if found is mark]
+        names = ", ".join(some[:MOST_NAMED]) + (f" and {len(some) - MOST_NAMED:,} more" if len(some) > MOST_NAMED else "")
+        if some:
+            yield f"{amount(len(some), 'link')} {mark}" + ("" if mark is LinkMark.VERIFIED else f": {names}")
 
 
 def _wide(text: str, size: float) -> float:
@@ -238,29 +219,39 @@ def _size(node: Node, words: str, mark: Mark | None) -> tuple[float, float]:
     return round(min(max(width, least), most)), GUARD_HEIGHT if guard else STAGE_HEIGHT
 
 
-def _node(node: Node, box: Box, words: str, note: str, mark: Mark | None, naked: bool) -> str:
+def _node(node: Node, box: Box, words: str, note: str, mark: Mark | None, naked: bool, href: str | None) -> str:
     guard = node.kind is Kind.GUARD
     look = "naked" if naked else {Kind.GUARD: "guard", Kind.STAGE: "stage"}.get(node.kind, "light")
     look += " warns" if guard and node.warns else ""
     kind = "" if node.kind is Kind.STAGE else "guard that only warns" if guard and node.warns else str(node.kind)
-    tip = [node.id, node.operator, kind, f"in {node.group}" if node.group else "", "unguarded" if naked else "", mark or "", note]
+    tips = [
+        node.id,
+        node.operator,
+        kind,
+        f"in {node.group}" if node.group else "",
+        "unguarded" if naked else "",
+        mark or "",
+        note,
+    ]
+    tip = quoted(". ".join(filter(None, tips)))
     left = PAD + ICON if guard else PAD
     room = box.width - left - PAD + 2
     middle = box.height / 2
     name = _fitting(_label(node), (GUARDS if guard else MIDDLE) * BOLD, room)
     parts = [
-        f'<g class="task" transform="translate({box.x:g} {box.y:g})"><title>{_text(". ".join(filter(None, tip)))}</title>',
+        f'<g class="task" transform="translate({box.x:g} {box.y:g})"><title>{tip}</title>',
         f'<rect class="{look}" width="{box.width:g}" height="{box.height:g}" rx="{4 if guard else 10}"/>',
         _shield(PAD - 1, middle - 7, node.warns) if guard else "",
         f'<text class="{"guards" if guard else "name"}" x="{left:g}" y="{middle - 2:g}">{name}</text>',
     ]
-    colour = _COLOURS.get(mark, "") if mark else " alarm" if naked else ""
+    colour = COLOURS.get(mark, "") if mark else " alarm" if naked else ""
     if mark:
-        parts.append(f'<path class="sign{colour}" transform="translate({left:g} {middle + 4:g})" d="{_SIGNS[mark]}"/>')
+        parts.append(f'<path class="sign{colour}" transform="translate({left:g} {middle + 4:g})" d="{SIGNS[mark]}"/>')
         left, room = left + 12, room - 12
     under = _fitting(words, SMALL * (BOLD if colour else 1), room)
     parts.append(f'<text class="small{colour}" x="{left:g}" y="{middle + 12:g}">{under}</text>' if words else "")
-    return "".join([*parts, "</g>"])
+    task = "".join([*parts, "</g>"])
+    return task if href is None else f'<a href="{address(href)}" aria-label="{tip}">{task}</a>'
 
 
 def _shield(x: float, y: float, warns: bool) -> str:
@@ -268,27 +259,44 @@ def _shield(x: float, y: float, warns: bool) -> str:
     return f'<g transform="translate({x:g} {y:g})"><path class="{look}" d="{_SHIELD}"/><path class="{inside}" d="{way}"/></g>'
 
 
-def _lines(lines: Sequence[Line]) -> Iterator[str]:
-    """Yield what is minor first, so that the main line lies upon it."""
+def _lines(pieces: Sequence[tuple[Line, Load]]) -> Iterator[str]:
+    """Yield what is minor first, so that the main line lies upon it, and what has a mark last."""
+    into: dict[Point, set[LinkMark | None]] = {}
+    for line, load in pieces:
+        if line.arrives:
+            into.setdefault(line.points[-1], set()).add(load.mark)
     arrived = set()
-    for line in sorted(lines, key=lambda line: not line.minor):
+    for line, load in sorted(pieces, key=lambda piece: (piece[1].mark is not None, not piece[0].minor)):
         way = _around(line.points) if line.turns else _along(line.points)
-        told = (
-            f"{line.above} to {line.below}"
-            if line.above and line.below
-            else f"from {line.above}"
-            if line.above
-            else f"to {line.below}"
-        )
-        parts = [f'<path class="line{" beside" if line.minor else ""}" d="{way}"/>']
+        above, below = load.edge or (line.above, line.below)
+        told = f"{above} to {below}" if above and below else f"from {above}" if above else f"to {below}"
+        if load.mark:
+            told += f": {'link' if load.edge else 'links'} {load.mark}"
+        look = f" {load.mark}" if load.mark else " beside" if line.minor else ""
+        parts = [f'<path class="line{look}" d="{way}"/>']
         x, y = line.points[-1]
         if line.arrives and (x, y) not in arrived:
             arrived.add((x, y))
-            parts.append(f'<path class="head" d="M{x:g} {y:g} l-7 -3.5 v7 z"/>')
+            marks = into[x, y]
+            look = f" {load.mark}" if load.mark and len(marks) == 1 else ""
+            parts.append(f'<path class="head{look}" d="M{x:g} {y:g} l-7 -3.5 v7 z"/>')
         if line.turns and len(line.points) > 4:
             (from_x, level), (to_x, _) = line.points[2:4]
-            parts.append(f'<path class="head" d="M{(from_x + to_x) / 2 - 4:g} {level:g} l8 -4 v8 z"/>')
-        yield f"<g><title>{_text(told)}</title>{''.join(parts)}</g>"
+            look = f" {load.mark}" if load.mark else ""
+            parts.append(f'<path class="head{look}" d="M{(from_x + to_x) / 2 - 4:g} {level:g} l8 -4 v8 z"/>')
+        yield f"<g><title>{quoted(told)}</title>{''.join(parts)}</g>"
+
+
+def _seal(badge: Badge) -> str:
+    title = quoted(f"{badge.edge[0]} to {badge.edge[1]}: link {badge.mark}")
+    return f'<g transform="translate({badge.x:.1f} {badge.y:.1f})"><title>{title}</title>{_sealed(badge.mark)}</g>'
+
+
+def _sealed(mark: LinkMark) -> str:
+    colour, sign = _SEALS.get(mark, ("", ""))
+    return (
+        f'<circle class="seal {colour}" r="5.5"/><path class="sealed" d="{sign}"/>' if sign else '<circle class="seal" r="4.5"/>'
+    )
 
 
 def _along(points: Sequence[Point]) -> str:
@@ -342,7 +350,9 @@ def _beside(pipeline: Pipeline) -> set[Edge]:
     return found
 
 
-def _legend(pipeline: Pipeline, naked: bool, beside: bool, width: float, y: float) -> tuple[str, float]:
+def _legend(
+    pipeline: Pipeline, naked: bool, beside: bool, links: Collection[LinkMark], width: float, y: float
+) -> tuple[str, float]:
     """Return what the signs mean, of those that are there, and where it ends."""
     guards = list(pipeline.of_kind(Kind.GUARD))
     entries = [
@@ -350,6 +360,14 @@ def _legend(pipeline: Pipeline, naked: bool, beside: bool, width: float, y: floa
         (any(node.warns for node in guards), _shield(0, -11, True), "guard that only warns"),
         (beside, '<path class="line beside" d="M-10 -4 h24"/>', "data that goes past a guard"),
         (naked, '<rect class="naked" x="-5" y="-11" width="17" height="12" rx="3"/>', "stage without a guard"),
+        *(
+            (
+                mark in links,
+                f'<path class="line {mark}" d="M-12 -4 h28"/><g transform="translate(2 -4)">{_sealed(mark)}</g>',
+                text,
+            )
+            for mark, text in _LINKS.items()
+        ),
     ]
     parts: list[str] = []
     x = MARGIN

@@ -379,8 +379,8 @@ def test_a_stage_whose_guards_do_not_count_is_shown_as_unguarded() -> None:
 
 
 def test_what_became_of_a_task_is_said_in_words_and_by_a_sign_of_its_own() -> None:
-    marks = dict(zip(chain(4).nodes, Mark, strict=False))
-    svg = draw(chain(4), title="t", marks=marks)
+    marks = dict(zip(chain(6).nodes, Mark, strict=False))
+    svg = draw(chain(6), title="t", marks=marks)
     assert set(Mark) <= set(texts(svg))
     signs = [path.get("d") for path in root_of(svg).iter(f"{SVG}path") if "sign" in (path.get("class") or "")]
     assert len(set(signs)) == len(Mark) == len(signs)
@@ -446,7 +446,7 @@ def test_hostile_names_are_only_text(name: str) -> None:
     allowed = {"svg", "title", "desc", "style", "rect", "g", "path", "text"}
     assert {element.tag.removeprefix(SVG) for element in root.iter()} <= allowed
     assert not [key for element in root.iter() for key in element.attrib if key.startswith("on")]
-    assert [element.text for element in root.iter(f"{SVG}style")] == [drawing._STYLE]
+    assert [element.text for element in root.iter(f"{SVG}style")] == [drawing.style_of_plain()]
     assert name.isprintable() or name not in svg
 
 
@@ -472,7 +472,7 @@ def test_the_picture_needs_nothing_from_elsewhere() -> None:
 
 def test_pictures_on_one_page_share_no_ids_and_style_nothing_else() -> None:
     assert not re.search(r'\sid="', draw(chain(3), title="t"))
-    rules = re.sub(r"@media[^{]+{(.*?} )}", r"\1", drawing._STYLE, flags=re.DOTALL)
+    rules = re.sub(r"@media[^{]+{(.*?} )}", r"\1", drawing.style_of_plain(), flags=re.DOTALL)
     assert all(selector.strip().startswith(".pipesec") for selector in re.findall(r"([^{}]+){", rules))
 
 
@@ -484,7 +484,7 @@ def _luminance(colour: str) -> float:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_text_can_be_read_in_light_and_dark(scheme: str) -> None:
-    light, dark = drawing._STYLE.split("@media")
+    light, dark = drawing.style_of_plain().split("@media")
     colours = dict(re.findall(r"--(\w+): (#\w{6})", light if scheme == "light" else dark.split("} }")[0]))
     assert len(colours) == 12
 
