@@ -1,0 +1,1 @@
+"""The security pages in Airflow's UI."""
