@@ -175,10 +175,11 @@ def _add_evidence(commands: Commands, form: type[argparse.HelpFormatter], shared
         "belongs to this run, is linked to those of the guards before it, and says PASSED. What must be there is followed\n"
         "from the release gate.\n\n"
         "  pipesec verify-run s3://evidence training manual__2026-11-25T03:00:00+00:00 --trusted-keys keys.yaml\n"
-        "  pipesec verify-run evidence/ training run_7 --trusted-keys keys.yaml --artifact model.joblib",
+        "  pipesec verify-run evidence/ training run_7 --trusted-keys keys.yaml --artifact model.joblib\n"
+        "  pipesec verify-run run_7.zip training run_7 --trusted-keys keys.yaml",
         epilog=EXIT_CODES,
     )
-    run.add_argument("evidence", metavar="EVIDENCE", help="the evidence store: a folder or a URL")
+    run.add_argument("evidence", metavar="EVIDENCE", help="the evidence store: a folder, a URL, or an archive of a run (.zip)")
     run.add_argument("dag", metavar="DAG", help="the id of the DAG")
     run.add_argument("run", metavar="RUN", help="the id of the run")
     run.add_argument("--trusted-keys", metavar="FILE", required=True, help="the public keys that are believed")
@@ -291,12 +292,13 @@ def _keys(options: argparse.Namespace) -> tuple[int, str]:
 
 
 def _verify_run(options: argparse.Namespace, progress: Progress | None) -> Iterator[Finding]:
+    from airflow_pipesec.archive import evidence_store
     from airflow_pipesec.checks.release import examined_of, stock_of, verify_stored
     from airflow_pipesec.evidence import RunEvidence, folder_of
     from airflow_pipesec.signing import TrustedKeys
 
     trusted = TrustedKeys.load(options.trusted_keys)
-    run = RunEvidence(open_store(f"{options.evidence.rstrip('/')}/{folder_of(options.dag, options.run)}"))
+    run = RunEvidence(evidence_store(options.evidence, folder_of(options.dag, options.run)))
     artifacts = {}
     if options.artifact:
         examined = examined_of(run.load(options.dag, options.run, trusted).witnesses.values())
