@@ -83,7 +83,7 @@ setup(
     ],
     python_requires=">=3.11",
     packages=find_packages(include=["airflow_pipesec", "airflow_pipesec.*"]),
-    package_data={"airflow_pipesec": ["py.typed", "*.yaml"]},
+    package_data={"airflow_pipesec": ["py.typed", "*.yaml", "ui/static/*", "ui/templates/*"]},
     install_requires=[
         "apache-airflow>=3.3,<4",
         "great-expectations>=1.24",
@@ -92,6 +92,8 @@ setup(
         "blake3>=1.0.5",
         "duckdb>=1.4",
         "httpx>=0.28",
+        "jinja2>=3.1",
+        "markupsafe>=3.0",
         "pandas>=2.2",
         "pyarrow>=21",
         "pydantic>=2.11",

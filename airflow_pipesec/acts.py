@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
-from datetime import datetime
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-__all__ = ["TOUCHES", "XCOMS", "Act", "may_concern", "read_entry"]
+from airflow_pipesec.findings import printable
+
+__all__ = ["TOUCHES", "XCOMS", "Act", "deed", "may_concern", "read_entry", "told"]
 
 # What sets a run, or tasks of it, going again, or calls them done, by the names of Airflow's audit log.
 TOUCHES = (
@@ -27,6 +29,7 @@ TOUCHES = (
 )
 # What else changes what a later task is told of a run.
 XCOMS = ("create_xcom_entry", "delete_xcom_entry", "update_xcom_entry")
+MOST_TOLD = 3
 
 
 class Act(NamedTuple):
@@ -136,3 +139,21 @@ def _index(told: Any) -> int | None:
         return int(told)
     except (ValueError, TypeError):
         return None
+
+
+def told(acts: Sequence[Act]) -> str:
+    """Say who did what to a task instance, the last of it, as the end of a sentence."""
+    if not acts:
+        return "; its audit log tells of nobody who touched it"
+    shown = [
+        f"{printable(act.user)} {deed(act)} at {act.when.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC" for act in acts[-MOST_TOLD:]
+    ]
+    more = f" and {len(acts) - len(shown)} times before" if len(acts) > len(shown) else ""
+    return f"; its audit log tells: {', '.join(shown)}{more}"
+
+
+def deed(act: Act) -> str:
+    """Say what somebody did, or asked for."""
+    if act.state:
+        return f"set it to {printable(act.state)} ({printable(act.event)})"
+    return f"asked for {printable(act.event)}"

@@ -1,6 +1,8 @@
-"""The endpoint in the API server: what a user may do, yes or no, and the names of the roles. Nothing else is told.
+"""What this package adds to the API server, below ``/pipesec``: the security pages, and an answer about who may do what.
 
-Who asks has to be signed in and be permitted to read Airflow's connections: not every user may ask about every other.
+Nobody is answered who is not signed in. The pages show a user what that user may read. ``/pipesec/access`` tells what a user may
+do, yes or no, and the names of the roles; who asks has to be permitted to read Airflow's connections: not every user may ask
+about every other.
 """
 
 from __future__ import annotations
@@ -10,15 +12,53 @@ from typing import Annotated
 from airflow.api_fastapi.app import get_auth_manager
 from airflow.api_fastapi.auth.managers.models.resource_details import ConnectionDetails, DagAccessEntity, DagDetails
 from airflow.api_fastapi.auth.managers.simple.simple_auth_manager import SimpleAuthManager
-from airflow.api_fastapi.core_api.security import GetUserDep
+from airflow.api_fastapi.core_api.security import GetUserDep, get_user
 from airflow.models.dag import DagModel
-from fastapi import FastAPI, HTTPException, Query
+from fastapi import Depends, FastAPI, HTTPException, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
 from pydantic import BaseModel
+from starlette.exceptions import HTTPException as AnyHTTPException
+
+from airflow_pipesec.ui import render
+from airflow_pipesec.ui.pages import root_of, router
 
 __all__ = ["Access", "app"]
 
-app = FastAPI(title="airflow_pipesec", docs_url=None, redoc_url=None, openapi_url=None)
+# Every route demands a user, whatever it says itself: a mounted application has no such guard of its own.
+app = FastAPI(title="airflow_pipesec", docs_url=None, redoc_url=None, openapi_url=None, dependencies=[Depends(get_user)])
+app.include_router(router)
+app.add_middleware(render.Secured)
+_HEADINGS = {
+    401: "You are not signed in",
+    403: "This is not yours to see",
+    404: "There is nothing here",
+    422: "That is not something to ask for",
+}
 _METHODS = ("GET", "POST", "PUT", "DELETE")
+
+
+@app.exception_handler(AnyHTTPException)
+def refused(request: Request, error: AnyHTTPException) -> Response:
+    """Say why there is no answer: as a page to who wants one."""
+    return _problem(request, error.status_code, str(error.detail), dict(error.headers or {}))
+
+
+@app.exception_handler(RequestValidationError)
+def not_valid(request: Request, error: RequestValidationError) -> Response:
+    """Say which parameter makes no sense. Its value is not repeated."""
+    names = sorted({str(fault["loc"][-1]) for fault in error.errors()})
+    return _problem(request, 422, f"What is asked for makes no sense: look at {', '.join(names)}.", {})
+
+
+def _problem(request: Request, status: int, text: str, headers: dict[str, str]) -> Response:
+    if "text/html" in request.headers.get("accept", ""):
+        heading = _HEADINGS.get(status, "There is no answer")
+        values = {"root": root_of(request), "status": status, "text": text, "heading": heading}
+        answer = render.page("error.html", values, status=status)
+        answer.headers.update(headers)
+        return answer
+    return JSONResponse({"detail": text}, status, headers=headers)
 
 
 class Access(BaseModel):

@@ -144,6 +144,8 @@ def _summary(pipeline: Pipeline, naked: Collection[str], spared: Collection[str]
     parts += [f"{len(spared):,} needing no guard"] if spared else []
     if not pipeline.nodes:
         return "no tasks"
+    if not stages and guards:
+        return amount(guards, "guard")
     text = ", ".join([*parts, amount(guards, "guard")])
     if not bare:
         return text

@@ -29,7 +29,9 @@ __all__ = [
     "Release",
     "closure",
     "examined_of",
+    "guard_subject",
     "inputs_of",
+    "link_faults",
     "released",
     "roots_of",
     "stock_of",
@@ -181,7 +183,7 @@ def verify_run(evidence: Evidence, release: Release, *, now: datetime) -> Iterat
     latest = {instance: witness.sha256 for instance, witness in present}
     for instance, witness in present:
         problems += _not_current(instance, witness, release, version, now)
-        problems += _not_linked(instance, witness, release, latest)
+        problems += (_link(instance, other, text) for other, text in link_faults(instance, witness, release, latest))
         problems += _not_passed(instance, witness, release, now)
     problems += _swapped_manifests(dict(present))
     yield from problems
@@ -300,7 +302,8 @@ def inputs_of(evidence: Evidence, release: Release) -> list[Witness]:
     return [attempts[instance][-1] for instance in release.instances() if instance in attempts]
 
 
-def _guard(instance: tuple[str, int]) -> Subject:
+def guard_subject(instance: tuple[str, int]) -> Subject:
+    """Return what findings about a guard's instance call it."""
     task, index = instance
     return Subject(f"guard {task}[{index}]" if index >= 0 else f"guard {task}")
 
@@ -329,9 +332,9 @@ def _missing(instance: tuple[str, int], release: Release) -> Finding:
     known = release.known.get(instance) if release.known is not None else None
     if instance[0] in release.may_be_skipped and (release.known is None or (known is not None and known.state == "skipped")):
         text = "did not run, which may_be_skipped accepts"
-        return Finding(EVIDENCE_PRESENT, _guard(instance), Status.SKIP, text)
+        return Finding(EVIDENCE_PRESENT, guard_subject(instance), Status.SKIP, text)
     text = f"left no evidence in this run{_shown(known)}"
-    return Finding(EVIDENCE_PRESENT, _guard(instance), Status.FAIL, text)
+    return Finding(EVIDENCE_PRESENT, guard_subject(instance), Status.FAIL, text)
 
 
 def _not_current(
@@ -352,12 +355,16 @@ def _not_current(
         elif known.state != "success":
             text = f"attested{_shown(known)}, and not as success"
     if text:
-        yield Finding(EVIDENCE_CURRENT, _guard(instance), Status.FAIL, text)
+        yield Finding(EVIDENCE_CURRENT, guard_subject(instance), Status.FAIL, text)
 
 
-def _not_linked(
+def link_faults(
     instance: tuple[str, int], witness: Witness, release: Release, latest: Mapping[tuple[str, int], str]
-) -> Iterator[Finding]:
+) -> Iterator[tuple[tuple[str, int], str]]:
+    """Yield what is wrong with the links of a guard's attestation: the guard that each leads to, or should, and why.
+
+    ``latest`` are the SHA-256 of the latest attestations of this run.
+    """
     links = {(link.task_id, link.map_index): link.sha256 for link in witness.attested.links}
     expected: set[tuple[str, int]] = set()
     if release.edges is not None:
@@ -365,9 +372,9 @@ def _not_linked(
             indexes = (instance[1],) if same else release.guards[task]
             expected |= {(task, index) for index in indexes}
         for other in sorted(links.keys() - expected):
-            yield _link(instance, other, "is linked, and not one that it follows in the DAG")
+            yield other, "is linked, and not one that it follows in the DAG"
         for other in sorted(expected - links.keys()):
-            yield _link(instance, other, "comes before it in the DAG, and is not linked")
+            yield other, "comes before it in the DAG, and is not linked"
     for other, sha256 in sorted(links.items()):
         if release.edges is not None and other not in expected:
             continue
@@ -376,12 +383,11 @@ def _not_linked(
         if other not in latest and other[0] in release.may_be_skipped and sha256 is None:
             continue
         if sha256 is None:
-            text = "had left no evidence when it ran"
+            yield other, "had left no evidence when it ran"
         elif other in latest:
-            text = "was linked in an attempt that is not its latest any more"
+            yield other, "was linked in an attempt that is not its latest any more"
         else:
-            text = "is linked, and its evidence is not there"
-        yield _link(instance, other, text)
+            yield other, "is linked, and its evidence is not there"
 
 
 def _swapped_manifests(present: Mapping[tuple[str, int], Witness]) -> Iterator[Finding]:
@@ -398,7 +404,7 @@ def _swapped_manifests(present: Mapping[tuple[str, int], Witness]) -> Iterator[F
             ]
             if recorded and dict(digests) not in recorded:
                 text = f"read another {name} than was recorded there in this run before it"
-                yield Finding(EVIDENCE_LINKED, _guard(instance), Status.FAIL, text)
+                yield Finding(EVIDENCE_LINKED, guard_subject(instance), Status.FAIL, text)
 
 
 def _recorders_above(
@@ -423,7 +429,7 @@ def _recorders_above(
 
 
 def _link(instance: tuple[str, int], other: tuple[str, int], text: str) -> Finding:
-    return Finding(EVIDENCE_LINKED, _guard(instance), Status.FAIL, f"{_guard(other)} {text}")
+    return Finding(EVIDENCE_LINKED, guard_subject(instance), Status.FAIL, f"{guard_subject(other)} {text}")
 
 
 def _not_passed(instance: tuple[str, int], witness: Witness, release: Release, now: datetime) -> Iterator[Finding]:
@@ -431,13 +437,15 @@ def _not_passed(instance: tuple[str, int], witness: Witness, release: Release, n
     if attested.outcome != "PASSED":
         known = release.known.get(instance) if release.known is not None else None
         text = f"signed {attested.outcome}: {attested.reason}{_shown(known)}"
-        yield Finding(GUARD_PASSED, _guard(instance), Status.FAIL, text)
+        yield Finding(GUARD_PASSED, guard_subject(instance), Status.FAIL, text)
         return
     today = now.date().isoformat()
     for waiver in attested.waivers:
         if waiver.get("expires", "") < today:
             what, until = printable(waiver.get("control", "")), printable(waiver.get("expires", ""))
-            yield Finding(GUARD_PASSED, _guard(instance), Status.FAIL, f"passed by a waiver for {what} that expired on {until}")
+            yield Finding(
+                GUARD_PASSED, guard_subject(instance), Status.FAIL, f"passed by a waiver for {what} that expired on {until}"
+            )
 
 
 def examined_of(witnesses: Iterable[Witness], name: str | None = None) -> list[Mapping[str, str]]:

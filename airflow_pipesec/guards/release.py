@@ -7,6 +7,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from airflow_pipesec.acts import told
 from airflow_pipesec.errors import ConfigurationError, StorageError
 from airflow_pipesec.findings import Finding, Status, Subject, printable
 from airflow_pipesec.guards.base import GuardOperator, open_location
@@ -15,7 +16,6 @@ from airflow_pipesec.guards.integrity import log_progress
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-    from airflow_pipesec.acts import Act
     from airflow_pipesec.checks.release import Known
     from airflow_pipesec.evidence import Witness
     from airflow_pipesec.manifest import Manifest
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from airflow_pipesec.storage import Store
 
 __all__ = ["ReleaseGateOperator"]
-
-MOST_ACTS = 3
 
 
 class ReleaseGateOperator(GuardOperator):
@@ -110,11 +108,11 @@ class ReleaseGateOperator(GuardOperator):
         if problem := self._unasked():
             yield problem
         else:
-            told = self._ask(context, list(guards))
-            if isinstance(told, Finding):
-                yield told
+            answer = self._ask(context, list(guards))
+            if isinstance(answer, Finding):
+                yield answer
                 return
-            known = told
+            known = answer
         evidence = run_evidence(dag_id, run_id).load(dag_id, run_id, trusted)
         demanded = all_instances(context, guards, known or (), evidence)
         version = getattr(ti, "dag_version_id", None)
@@ -181,7 +179,7 @@ class ReleaseGateOperator(GuardOperator):
             api.close()
         return {
             (item.task_id, item.map_index): Known(
-                item.id, item.try_number, item.state, _told([act for act in acts if act.concerns(item.task_id, item.map_index)])
+                item.id, item.try_number, item.state, told([act for act in acts if act.concerns(item.task_id, item.map_index)])
             )
             for item in instances
         }
@@ -212,20 +210,3 @@ class ReleaseGateOperator(GuardOperator):
         notary.evidence.write_summary(notary.attempt, envelope)
         if self.vsa is not None:
             open_location(self.vsa, self.aws_conn_id).write(envelope)
-
-
-def _told(acts: Sequence[Act]) -> str:
-    """Say who did what to a task instance, the last of it."""
-    if not acts:
-        return "; its audit log tells of nobody who touched it"
-    shown = [
-        f"{printable(act.user)} {_deed(act)} at {act.when.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC" for act in acts[-MOST_ACTS:]
-    ]
-    more = f" and {len(acts) - len(shown)} times before" if len(acts) > len(shown) else ""
-    return f"; its audit log tells: {', '.join(shown)}{more}"
-
-
-def _deed(act: Act) -> str:
-    if act.state:
-        return f"set it to {printable(act.state)} ({printable(act.event)})"
-    return f"asked for {printable(act.event)}"

@@ -1,0 +1,243 @@
+"""Overview: one line for each DAG, the worst first, filtered and sorted; nothing here reads evidence."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import date
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from airflow_pipesec.findings import Severity
+from airflow_pipesec.ui import records
+from airflow_pipesec.ui.judged import Result, glimpsed, result_of, shown_as
+from airflow_pipesec.ui.outline import Outline
+from airflow_pipesec.ui.proofs import Checked, remembered
+from airflow_pipesec.ui.records import DagRecord, RunRecord
+
+__all__ = ["SORTS", "Expiring", "Line", "Overview", "Query", "overview", "severities"]
+
+PAGE = 25
+TREND = 30
+SOON = 30  # days in which a waiver expires soon
+SORTS = ("verdict", "dag", "coverage", "findings", "last run")
+LABELS = tuple(severity.label for severity in reversed(Severity))
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """What is asked for: a text in the DAG's name, a result, a threat that is not answered, how much is guarded; the order."""
+
+    q: str = ""
+    result: str = ""
+    threat: str = ""
+    guarded: str = ""
+    sort: str = "verdict"
+    down: bool = False
+    page: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Expiring:
+    """A waiver that a guard of a DAG relied on in its last run, and the last day on which it applies."""
+
+    dag_id: str
+    task_id: str
+    control: str
+    expires: date
+    days: int
+
+
+@dataclass(slots=True)
+class Line:
+    """A DAG. ``outline`` is None where Airflow's copy cannot be read, ``run`` where there was none."""
+
+    record: DagRecord
+    outline: Outline | None
+    run: RunRecord | None
+    result: Result
+    why: str
+    severities: Mapping[str, int]
+    waivers: Sequence[Expiring]
+    checked: Checked | None
+    trend: Sequence[tuple[RunRecord, Counter[Any]]] = ()
+
+    @property
+    def stages(self) -> int:
+        """How many stages need a guard."""
+        return len(self.outline.coverage.counted) if self.outline else 0
+
+    @property
+    def guarded(self) -> int:
+        """How many of them have one that holds."""
+        return self.outline.coverage.guarded if self.outline else 0
+
+    @property
+    def part(self) -> str:
+        """How much of it is guarded: ``all``, ``some``, ``none``, or nothing to guard."""
+        if not self.stages:
+            return ""
+        return "all" if self.guarded == self.stages else "some" if self.guarded else "none"
+
+
+@dataclass(slots=True)
+class Overview:
+    """All that the page shows. ``lines`` are those of the page that was asked for, ``matching`` how many fit the filter."""
+
+    query: Query
+    lines: Sequence[Line]
+    matching: int
+    total: int
+    pages: int
+    stages: int
+    guarded: int
+    results: Mapping[Result, int]
+    severities: Mapping[str, int]
+    expiring: Sequence[Expiring]
+    alarms: Sequence[Line]
+    unread: Sequence[str] = field(default_factory=list)
+    runs: Sequence[tuple[str, str]] = field(default_factory=list)
+    """The last runs with guards, of which the evidence can be read: DAG and run, those of this page first."""
+
+
+def severities(summary: Any) -> dict[str, int]:
+    """Return how many findings of each severity a guard's XCom tells of. What is not one of ours tells of none."""
+    counts = summary.get("by_severity") if isinstance(summary, dict) else None
+    counts = counts if isinstance(counts, dict) else {}
+    return {label: number for label in LABELS if type(number := counts.get(label)) is int and 0 < number < 1 << 53}
+
+
+def outcome_of(summary: Any) -> str | None:
+    """Return the outcome that a guard's XCom tells of; None for none."""
+    told = summary.get("outcome") if isinstance(summary, dict) else None
+    return told if isinstance(told, str) else None
+
+
+def _waivers(dag_id: str, task: str, summary: Any, today: date) -> list[Expiring]:
+    told = summary.get("waivers") if isinstance(summary, dict) else None
+    found = []
+    for item in told if isinstance(told, list) else ():
+        try:
+            until = date.fromisoformat(item["expires"])
+            control = str(item["control"])
+        except (KeyError, TypeError, ValueError):
+            continue
+        if (days := (until - today).days) <= SOON:
+            found.append(Expiring(dag_id, task, control, until, days))
+    return found
+
+
+def overview(session: Session, readable: Iterable[str], query: Query, *, today: date) -> Overview:
+    """Return what the page shows of the DAGs that the viewer may read."""
+    ids = set(readable)
+    listed = records.dags(session, ids)
+    outlines = records.outlines(session, listed)
+    runs = records.last_runs(session, {record.dag_id for record in listed})
+    guards = {name for outline in outlines.values() if outline is not None for name in outline.guards}
+    keys = [run.key for run in runs.values()]
+    seen = records.glimpses(session, keys, guards)
+    told = records.summaries(session, keys, guards)
+    lines = [_line(record, outlines.get(record.dag_id), runs.get(record.dag_id), seen, told, today) for record in listed]
+    fitting = _sorted([line for line in lines if _fits(line, query)], query)
+    pages = max(1, math.ceil(len(fitting) / PAGE))
+    start = (min(query.page, pages) - 1) * PAGE
+    shown = fitting[start : start + PAGE]
+    _add_trends(session, shown)
+    counts: Counter[str] = Counter()
+    for line in lines:
+        counts.update(line.severities)
+    ordered = [*shown, *(line for line in fitting if line not in shown)]
+    return Overview(
+        query=query,
+        lines=shown,
+        matching=len(fitting),
+        total=len(lines),
+        pages=pages,
+        stages=sum(line.stages for line in lines),
+        guarded=sum(line.guarded for line in lines),
+        results=Counter(line.result for line in lines),
+        severities=counts,
+        expiring=sorted((item for line in lines for item in line.waivers), key=lambda item: (item.expires, item.dag_id)),
+        alarms=[line for line in lines if line.result is Result.ALARM],
+        unread=[line.record.dag_id for line in lines if line.outline is None],
+        runs=[(line.run.dag_id, line.run.run_id) for line in ordered if line.run and line.outline and line.outline.guards],
+    )
+
+
+def _line(
+    record: DagRecord,
+    outline: Outline | None,
+    run: RunRecord | None,
+    seen: Mapping[int, Sequence[records.Glimpse]],
+    told: Mapping[int, Mapping[tuple[str, int], Any]],
+    today: date,
+) -> Line:
+    counts: Counter[str] = Counter()
+    waivers: list[Expiring] = []
+    checked = None
+    if outline is None:
+        result, why = Result.UNREADABLE, "Airflow's copy of the DAG cannot be read."
+    elif not outline.guards:
+        result, why = Result.NOTHING, ""
+    elif run is None:
+        result, why = Result.NEVER, ""
+    else:
+        marks = glimpsed(outline, seen[run.key])
+        result, why = result_of(run, marks.values()), ""
+        for (task, _), summary in told[run.key].items():
+            if task in outline.guards:
+                counts.update(severities(summary))
+                waivers += _waivers(record.dag_id, task, summary, today)
+        checked = remembered(run.dag_id, run.run_id)
+        if checked is not None and checked.result in (Result.ALARM, Result.UNREADABLE):
+            result, why = checked.result, checked.why
+        elif result is Result.ALARM:
+            bad = [name for name, mark in marks.items() if mark in _ALARMED]
+            why = f"Airflow shows {', '.join(sorted(bad)[:3])} as success against what was concluded"
+    return Line(record, outline, run, result, why, counts, waivers, checked)
+
+
+_ALARMED = {shown_as("success", outcome, "fail")[0] for outcome in ("FAILED", None)}
+
+
+def _fits(line: Line, query: Query) -> bool:
+    text = query.q.casefold()
+    if text and text not in line.record.dag_id.casefold() and text not in line.record.name.casefold():
+        return False
+    if query.result and line.result != query.result:
+        return False
+    if query.guarded and line.part != query.guarded:
+        return False
+    return not (query.threat and (line.outline is None or query.threat not in line.outline.coverage.unanswered))
+
+
+def _sorted(lines: list[Line], query: Query) -> list[Line]:
+    worst = list(Result)
+
+    def key(line: Line) -> Any:
+        share = line.guarded / line.stages if line.stages else 2.0
+        found = [line.severities.get(label, 0) for label in LABELS]
+        when = line.run.when.timestamp() if line.run and line.run.when else 0.0
+        return {
+            "dag": (),
+            "coverage": (share,),
+            "findings": tuple(-number for number in found),
+            "last run": (-when,),
+        }.get(query.sort, (worst.index(line.result), tuple(-number for number in found), share))
+
+    return sorted(lines, key=lambda line: (*key(line), line.record.dag_id), reverse=query.down)
+
+
+def _add_trends(session: Session, lines: Sequence[Line]) -> None:
+    """Add to each line how its guards stood in the last runs, as Airflow shows them."""
+    wanted = {line.record.dag_id: line.outline for line in lines if line.outline is not None and line.outline.guards}
+    runs = records.recent_runs(session, wanted, TREND)
+    guards = {name for outline in wanted.values() if outline for name in outline.guards}
+    seen = records.glimpses(session, [run.key for some in runs.values() for run in some], guards)
+    for line in lines:
+        outline = wanted.get(line.record.dag_id)
+        if outline is not None:
+            line.trend = [(run, Counter(glimpsed(outline, seen[run.key]).values())) for run in runs.get(line.record.dag_id, ())]
