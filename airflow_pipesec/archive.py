@@ -94,12 +94,15 @@ def write_archive(run: RunEvidence, dag_id: str, run_id: str, out: BinaryIO, *, 
     What is no evidence goes along, for a verifier has to see it. What cannot (a link, a name that leads elsewhere, a file that
     may not be read) is stood for by a file that no verifier takes for evidence: an archive never proves more than the store did.
 
-    Nothing is written to ``out`` before all was read. Raises :class:`EvidenceError` for more than ``limit`` bytes or
-    :data:`MOST_FILES` files, :class:`ObjectMissing` where the run has no evidence, and
+    Nothing is written to ``out`` before all was read. The archive of a run without evidence has none in it, and proves nothing.
+    Raises :class:`EvidenceError` for more than ``limit`` bytes or :data:`MOST_FILES` files, and
     :class:`~airflow_pipesec.errors.StorageError` where the store could not be read.
     """
     folder = f"{ROOT}/{folder_of(dag_id, run_id)}"
-    listing = run.store.listing()
+    try:
+        listing = run.store.listing()
+    except ObjectMissing:
+        listing = Listing()
     absent = {entry.name: "it is no plain file" for entry in listing.irregular}
     absent |= {name: "its name" for name in listing.files if not _is_safe(f"{folder}/{name}")}
     names = [name for name in listing.files if name not in absent]

@@ -124,11 +124,11 @@ def test_a_folder_whose_name_ends_in_zip_is_a_folder(run: Run, tmp_path: Path) -
     assert isinstance(evidence_store(f"file://{written(Run(tmp_path / 'store.zip', None, run=RUN))}", "a"), ArchiveStore)
 
 
-def test_nothing_is_written_of_a_run_without_evidence(run: Run) -> None:
-    out = io.BytesIO()
-    with pytest.raises(ObjectMissing):
-        write_archive(RunEvidence(LocalStore(run.root / "none")), DAG, "none", out)
-    assert out.getvalue() == b""
+def test_the_archive_of_a_run_without_evidence_proves_nothing(tmp_path: Path, run: Run) -> None:
+    with (tmp_path / "none.zip").open("wb") as file:
+        assert write_archive(RunEvidence(LocalStore(run.root / "none")), DAG, RUN, file) == 0
+    assert list(contents(tmp_path / "none.zip")) == ["README.txt"]
+    assert verified(tmp_path / "none.zip", tmp_path) == 1
 
 
 def test_what_is_too_much_is_refused_before_anything_is_written(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
