@@ -1,4 +1,7 @@
-"""SARIF: what a survey found, in the form that code scanning reads (SARIF 2.1.0), each at its line of the DAG's file."""
+"""SARIF: what a survey found, in the form that code scanning reads (SARIF 2.1.0), each at its line of the DAG's file.
+
+What every such log has, whatever it tells of, is made by :func:`log_of`, :func:`rule_of`, :func:`prints_of` and :func:`uri_of`.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import ast
 import hashlib
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -15,7 +18,7 @@ from airflow_pipesec import __version__
 from airflow_pipesec.coverage import Coverage, Survey
 from airflow_pipesec.findings import escaped, printable
 
-__all__ = ["sarif"]
+__all__ = ["log_of", "prints_of", "rule_of", "sarif", "uri_of"]
 
 SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
 Region = Mapping[str, int]
@@ -60,6 +63,14 @@ RULES: dict[str, tuple[str, str, str, str, str, str]] = {
 def sarif(survey: Survey, *, here: str | None = None) -> dict[str, Any]:
     """Return a survey as a SARIF log. Files below ``here``, the current folder unless given, are named relative to it."""
     root = os.path.realpath(here or os.curdir)
+    results = [_result(*found, root=root) for found in _found(survey)]
+    return log_of([rule_of(name, *RULES[name]) for name in RULES], results, decided=survey.undecided is None)
+
+
+def log_of(
+    rules: Iterable[Mapping[str, Any]], results: Iterable[Mapping[str, Any]], *, decided: bool, **more: Any
+) -> dict[str, Any]:
+    """Return a SARIF log of one run of this program; ``more`` are other members of that run."""
     return {
         "$schema": SCHEMA,
         "version": "2.1.0",
@@ -70,30 +81,43 @@ def sarif(survey: Survey, *, here: str | None = None) -> dict[str, Any]:
                         "name": "airflow-pipesec",
                         "version": __version__,
                         "semanticVersion": __version__,
-                        "rules": [_rule(name) for name in RULES],
+                        "rules": list(rules),
                     }
                 },
                 "columnKind": "unicodeCodePoints",
-                "invocations": [{"executionSuccessful": survey.undecided is None}],
-                "results": [_result(*found, root=root) for found in _found(survey)],
+                "invocations": [{"executionSuccessful": decided}],
+                "results": list(results),
+                **more,
             }
         ],
     }
 
 
-def _rule(name: str) -> dict[str, Any]:
-    title, meaning, remedy, level, severity, precision = RULES[name]
+def rule_of(
+    name: str,
+    title: str,
+    meaning: str,
+    remedy: str,
+    level: str,
+    severity: str,
+    precision: str,
+    references: Iterable[str] = (),
+) -> dict[str, Any]:
+    """Return a rule; its level is ``error``, ``warning`` or ``note``, and its severity a number from 0.1 to 10.0."""
+    sources = ", ".join(references)
+    weaknesses = sorted({f"external/cwe/cwe-{int(number)}" for number in re.findall(r"\bCWE-(\d{1,6})\b", sources, re.ASCII)})
+    more = f"\n\n**References:** {sources}" if sources else ""
     return {
         "id": name,
         "name": "".join(word.capitalize() for word in name.split("-")),
         "shortDescription": {"text": title},
         "fullDescription": {"text": meaning},
-        "help": {"text": f"{meaning} {remedy}", "markdown": f"{meaning}\n\n**Remedy:** {remedy}"},
+        "help": {"text": f"{meaning} {remedy}", "markdown": f"{meaning}\n\n**Remedy:** {remedy}{more}"},
         "defaultConfiguration": {"level": level},
         "properties": {
-            "tags": ["security"],  # without it the severity does not count
+            "tags": ["security", *weaknesses],  # without the first the severity does not count
             "precision": precision,
-            "problem.severity": level,
+            "problem.severity": "recommendation" if level == "note" else level,
             "security-severity": severity,
         },
     }
@@ -127,24 +151,36 @@ def _why(found: Coverage, stage_id: str) -> str:
 
 
 def _result(rule: str, text: str, file: str, region: Region, identity: tuple[str, ...], *, root: str) -> dict[str, Any]:
-    # The line may move and the message may change: it is still the same alert.
-    digest = hashlib.sha256("\0".join((rule, *identity)).encode("utf-8", "surrogatepass")).hexdigest()
     return {
         "ruleId": rule,
         "ruleIndex": list(RULES).index(rule),
         "level": RULES[rule][3],
         "message": {"text": escaped(text)},
         "locations": [{"physicalLocation": {"artifactLocation": _artifact(file, root), "region": dict(region)}}],
-        "partialFingerprints": {"primaryLocationLineHash": f"{digest[:16]}:1", "pipesec/v1": digest},
+        # The line may move and the message may change: it is still the same alert.
+        "partialFingerprints": prints_of(rule, *identity),
     }
+
+
+def prints_of(*identity: str) -> dict[str, str]:
+    """Return what an alert is known by: the same as long as these texts are."""
+    digest = hashlib.sha256("\0".join(identity).encode("utf-8", "surrogatepass")).hexdigest()
+    return {"primaryLocationLineHash": f"{digest[:16]}:1", "pipesec/v1": digest}
+
+
+def uri_of(place: str) -> str:
+    """Return the URI of a URL, without what follows a ``?``, or of an absolute path."""
+    if "://" in place:
+        return quote(place.partition("?")[0], safe=":/%@+,;=~!$&'()*")
+    return f"file://{quote(os.fsencode(place))}"
 
 
 def _artifact(file: str, root: str) -> dict[str, str]:
     if "://" in file:
-        return {"uri": quote(file.partition("?")[0], safe=":/%@+,;=~!$&'()*")}
+        return {"uri": uri_of(file)}
     path = os.path.realpath(file)
     if path == root or not Path(path).is_relative_to(root):
-        return {"uri": f"file://{quote(os.fsencode(path))}"}
+        return {"uri": uri_of(path)}
     return {"uri": quote(os.fsencode(os.path.relpath(path, root))), "uriBaseId": "%SRCROOT%"}
 
 
