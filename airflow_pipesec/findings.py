@@ -102,6 +102,8 @@ class Control:
             if not isinstance(value, str) or not value:
                 raise FindingError(f"a control's {field} is {'empty' if value == '' else f'a {type(value).__name__}'}; give text")
             object.__setattr__(self, field, escaped(value))
+        if not isinstance(self.refs, tuple) or not all(isinstance(item, str) and item for item in self.refs):
+            raise FindingError(f'the refs of control {self.id} are no tuple of texts; give refs=("CWE-20",), also for one')
 
 
 @dataclass(frozen=True, slots=True)

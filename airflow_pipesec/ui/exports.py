@@ -19,6 +19,8 @@ from airflow_pipesec import __version__
 from airflow_pipesec.archive import write_archive
 from airflow_pipesec.drawing_style import style
 from airflow_pipesec.errors import PipesecError
+from airflow_pipesec.run_report import findings_document
+from airflow_pipesec.run_report import findings_sarif as sarif_of
 from airflow_pipesec.ui import render, views
 from airflow_pipesec.ui.judged import RunView
 from airflow_pipesec.ui.proofs import stored_evidence
@@ -56,15 +58,11 @@ def archive(dag_id: str, run_id: str) -> Response:
 
 def findings_json(record: DagRecord, view: RunView) -> Response:
     """All findings of a run, as JSON."""
-    from airflow_pipesec.run_report import findings_document
-
     return _document(findings_document(*_attested(view)), view, "json")
 
 
 def findings_sarif(record: DagRecord, view: RunView) -> Response:
     """The findings of a run that are none to be proud of, as SARIF 2.1.0."""
-    from airflow_pipesec.run_report import findings_sarif as sarif_of
-
     return _document(sarif_of(*_attested(view)), view, "sarif")
 
 

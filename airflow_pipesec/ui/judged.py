@@ -77,7 +77,8 @@ class Link:
 class RunView:
     """A run: what it came to and why, its guards, the links of their evidence, and what lies among it and is none.
 
-    ``unread`` says why the evidence could not be read; None where it was.
+    ``verification`` is what :func:`~airflow_pipesec.checks.release.verify_run` says of all guards: it passes only where each one
+    has. ``unread`` says why the evidence could not be read; None where it was.
     """
 
     run: RunRecord
@@ -214,8 +215,8 @@ def judge(
     marks = _by_task(views, instances, outline)
     result = result_of(run, [view.mark for view in views])
     strangers = [item for item in evidence.refused if item.name.partition("/")[0] not in set(map(part_of, outline.guards))]
-    shown = _demanded(findings, views)
-    return RunView(run, outline, result, _reason(result, views), views, links, [*refused, *strangers], shown, None, marks)
+    why = _reason(result, views)
+    return RunView(run, outline, result, why, views, links, [*refused, *strangers], findings, None, marks)
 
 
 def _ordered(outline: Outline, views: Iterable[GuardView]) -> list[GuardView]:
@@ -247,9 +248,7 @@ def _release(
         for task, indexes in guards.items()
         if not any((task, i) in attempts or ((task, i) in instances and instances[task, i].state == "success") for i in indexes)
     }
-    known = {
-        key: Known(item.attempt, item.try_number, item.state, _told(acts, key)) for key, item in instances.items()
-    }
+    known = {key: Known(item.attempt, item.try_number, item.state, _told(acts, key)) for key, item in instances.items()}
     return Release(guards, edges=outline.edges, known=known, may_be_skipped=idle)
 
 
@@ -334,16 +333,6 @@ def _by_task(views: Iterable[GuardView], instances: Iterable[Instance], outline:
             mark, _ = shown_as(item.state, "PASSED", "fail")
             found[item.task_id] = _worse(found.get(item.task_id), mark)
     return {name: found.get(name, Mark.NOT_RUN) for name in outline.pipeline.nodes}
-
-
-def _demanded(findings: Iterable[Finding], views: Iterable[GuardView]) -> list[Finding]:
-    """Leave out what the verification says of guards of which nothing is demanded: they have not passed, and nobody says so."""
-    silent = {
-        guard_subject((view.task_id, view.map_index)).name
-        for view in views
-        if view.mark not in (*ALARMS, Mark.PASSED, Mark.WARNED)
-    }
-    return [finding for finding in findings if finding.subject.name not in silent and finding.subject.name != "guards upstream"]
 
 
 def _reason(result: Result, views: Sequence[GuardView]) -> str:
