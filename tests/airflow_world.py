@@ -18,7 +18,7 @@ from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar, cast
 from uuid import UUID
 
 from airflow.sdk import DAG
@@ -29,6 +29,7 @@ from airflow_pipesec.checks import integrity, quality, release
 from airflow_pipesec.evidence import RunEvidence, folder_of, name_of
 from airflow_pipesec.findings import Control, Finding, Status, Subject
 from airflow_pipesec.guards.evidence import Notary, is_guard
+from airflow_pipesec.guards.link import EvidenceLink
 from airflow_pipesec.guards.trust import configured_signer, evidence_url
 from airflow_pipesec.operators import (
     DataValidationOperator,
@@ -602,6 +603,7 @@ class _Run:
             self._xcom(row, "handle", handle.to_xcom())
         seconds = round((row["end_date"] - row["start_date"]).total_seconds() * 0.97, 3)
         self._xcom(row, "return_value", verdict.summary() | {"seconds": seconds, "attestation": f"sha256:{digest}"})
+        self._xcom(row, EvidenceLink.xcom_key, EvidenceLink().get_link(guard, ti_key=cast("Any", attempt)))
 
     def _attest(
         self, store: _Store, task: Any, guard: Any, attempt: Attempt, verdict: Verdict, policy: Policy, played: Played
@@ -701,6 +703,18 @@ def _digest(name: str) -> str:
     return f"sha256:{hashlib.sha256(name.encode()).hexdigest()}"
 
 
+_OF_MANIFEST = (integrity.MANIFEST_INTACT, integrity.MANIFEST_SIGNED)
+_OF_FILES = (
+    integrity.FILES_PRESENT,
+    integrity.FILES_READABLE,
+    integrity.NAMES_UNAMBIGUOUS,
+    integrity.NO_EXTRA_FILES,
+    integrity.NO_SPECIAL_FILES,
+    integrity.NO_SYMLINKS,
+    integrity.PATHS_CONTAINED,
+)
+
+
 def _seen(guard: Any, fallback: str, signed: Outcome) -> Iterator[Finding]:
     """What a guard saw: all is well; one thing is wrong where it failed; and what came before it broke off."""
     place = guard.root or guard.path or guard.artifact or fallback
@@ -717,18 +731,19 @@ def _seen(guard: Any, fallback: str, signed: Outcome) -> Iterator[Finding]:
         good += [(release.ARTIFACT_ATTESTED, "is what a guard of this run passed", 1)]
         bad = release.GUARD_PASSED, "signed FAILED: 1 failed"
     else:
-        good = [(control, "3 files", 3) for control in (integrity.FILES_PRESENT, integrity.NO_EXTRA_FILES, integrity.NO_SYMLINKS)]
+        good = [(control, "3 files", 3) for control in _OF_FILES]
         bad = integrity.NO_SYMLINKS, "is a symbolic link"
         if isinstance(guard, HashVerificationOperator):
             good += [(integrity.DIGEST_MATCHES, "3 files of 3 recorded match by sha256 (48,211 bytes read)", 3)]
             bad = integrity.DIGEST_MATCHES, "is not what was recorded: sha256 0f3c5d2b9a7e4c11… is now 9be1d00c4f5a7e20…"
         if guard.manifest:
             good.insert(0, (integrity.MANIFEST_INTACT, "3 files recorded", 3))
+            good.append((integrity.MANIFEST_SIGNED, "signed by a trusted key", 1))
     if signed is Outcome.FAILED:
         good = [item for item in good if item[0] is not bad[0]]
         yield Finding(bad[0], Subject(f"{place}/rows.parquet"), Status.FAIL, bad[1])
     for control, message, count in good[:1] if signed is Outcome.ERROR else good:
-        subject = Subject(guard.manifest, _digest(guard.manifest)) if control is integrity.MANIFEST_INTACT else about
+        subject = Subject(guard.manifest, _digest(guard.manifest)) if control in _OF_MANIFEST else about
         yield Finding(control, subject, Status.PASS, message, count=count)
 
 

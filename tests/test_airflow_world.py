@@ -176,7 +176,7 @@ def test_a_summary_is_what_a_guard_pushes(session: Any, plain: Any, evidence: Pa
     pushed = {row.key: row.value for row in rows}
     attempts = evidence_of(plain, "summary", evidence).attempts()["verify_collect", -1]
     assert [one.attested.outcome for one in attempts] == ["ERROR", "PASSED"]
-    assert set(pushed) == {"handle", "return_value"}
+    assert set(pushed) == {"handle", "return_value", "_link_pipesec_evidence"}
     assert pushed["return_value"]["outcome"] == "PASSED"
     assert pushed["return_value"]["attestation"] == f"sha256:{attempts[-1].sha256}"
 
