@@ -7,6 +7,9 @@ about every other.
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from threading import Thread
 from typing import Annotated
 
 from airflow.api_fastapi.app import get_auth_manager
@@ -21,12 +24,28 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException as AnyHTTPException
 
 from airflow_pipesec.ui import render
+from airflow_pipesec.ui.overview import prepare
 from airflow_pipesec.ui.pages import root_of, router
 
 __all__ = ["Access", "app"]
 
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    # Beside the server's start, which does not wait for it.
+    Thread(target=prepare, name="pipesec-prepare", daemon=True).start()
+    yield
+
+
 # Every route demands a user, whatever it says itself: a mounted application has no such guard of its own.
-app = FastAPI(title="airflow_pipesec", docs_url=None, redoc_url=None, openapi_url=None, dependencies=[Depends(get_user)])
+app = FastAPI(
+    title="airflow_pipesec",
+    docs_url=None,
+    redoc_url=None,
+    openapi_url=None,
+    dependencies=[Depends(get_user)],
+    lifespan=_lifespan,
+)
 app.include_router(router)
 app.add_middleware(render.Secured)
 _HEADINGS = {

@@ -291,7 +291,10 @@ def _side(pipeline: Pipeline, stage: str, guards: Sequence[str], exempt: Collect
         covered = set().union(*(reach[watch.guard] for watch in some if watch.effect is Effect.PART))
         return bool(wanted) and wanted <= covered
 
-    answered = tuple(name for name in catalogue() if together(watch for watch in watches if name in watch.threats))
+    named = {name for watch in watches for name in watch.threats}
+    answered = tuple(
+        name for name in catalogue() if name in named and together(watch for watch in watches if name in watch.threats)
+    )
     return Side(tuple(watches), together(watches), answered)
 
 

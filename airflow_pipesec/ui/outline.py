@@ -7,6 +7,7 @@ that plan wove in no guard.
 from __future__ import annotations
 
 import importlib
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -54,6 +55,12 @@ class Outline:
     def coverage(self) -> Coverage:
         """Which stages are guarded, and against what."""
         return coverage(self.pipeline, self.exempt)
+
+    @cached_property
+    def answers(self) -> Mapping[str, int]:
+        """At how many of the stages that need a guard each threat is answered."""
+        found = Counter(name for stage in self.coverage.counted for name in stage.threats)
+        return {name: found[name] for name in catalogue()}
 
     @cached_property
     def edges(self) -> Mapping[str, Mapping[str, bool]]:

@@ -5,20 +5,22 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import date
+from datetime import UTC, date, datetime
 from typing import Any
 
+from airflow.utils.session import create_session
 from sqlalchemy.orm import Session
 
 from airflow_pipesec.findings import Severity
-from airflow_pipesec.ui import records
+from airflow_pipesec.ui import records, render
 from airflow_pipesec.ui.judged import Result, glimpsed, result_of, shown_as
 from airflow_pipesec.ui.outline import Outline
 from airflow_pipesec.ui.proofs import Checked, remembered
 from airflow_pipesec.ui.records import DagRecord, RunRecord
 
-__all__ = ["SORTS", "Expiring", "Line", "Overview", "Query", "overview", "severities"]
+__all__ = ["SORTS", "Expiring", "Line", "Overview", "Query", "overview", "prepare", "severities"]
 
 PAGE = 25
 TREND = 30
@@ -99,6 +101,7 @@ class Overview:
     expiring: Sequence[Expiring]
     alarms: Sequence[Line]
     unread: Sequence[str] = field(default_factory=list)
+    outlines: Sequence[Outline] = field(default_factory=list)
     runs: Sequence[tuple[str, str]] = field(default_factory=list)
     """The last runs with guards, of which the evidence can be read: DAG and run, those of this page first."""
 
@@ -163,8 +166,18 @@ def overview(session: Session, readable: Iterable[str], query: Query, *, today: 
         expiring=sorted((item for line in lines for item in line.waivers), key=lambda item: (item.expires, item.dag_id)),
         alarms=[line for line in lines if line.result is Result.ALARM],
         unread=[line.record.dag_id for line in lines if line.outline is None],
+        outlines=[outline for outline in outlines.values() if outline is not None],
         runs=[(line.run.dag_id, line.run.run_id) for line in ordered if line.run and line.outline and line.outline.guards],
     )
+
+
+def prepare() -> None:
+    """Read the DAGs once, so that who comes first need not wait. What goes wrong here is told to who asks."""
+    with suppress(Exception), create_session() as session:
+        listed = {record.dag_id for record in records.dags(session)}
+        for outline in overview(session, listed, Query(), today=datetime.now(UTC).date()).outlines:
+            outline.answers  # noqa: B018 - is worked out, and kept
+        render.compile_templates()
 
 
 def _line(

@@ -19,7 +19,7 @@ from markupsafe import Markup
 
 from airflow_pipesec.findings import escaped
 
-__all__ = ["CONTENT_POLICY", "Secured", "asset", "page", "run_mark", "static_text", "text", "version"]
+__all__ = ["CONTENT_POLICY", "Secured", "asset", "compile_templates", "page", "run_mark", "static_text", "text", "version"]
 
 CONTENT_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; form-action 'self'; "
@@ -74,6 +74,13 @@ def _environment() -> Environment:
     environment.filters |= {"when": _when, "short": _short}
     environment.globals["run_mark"] = run_mark
     return environment
+
+
+def compile_templates() -> None:
+    """Make the templates ready."""
+    version()
+    for name in _environment().list_templates():
+        _environment().get_template(name)
 
 
 def page(template: str, values: Mapping[str, Any], *, status: int = 200) -> Response:

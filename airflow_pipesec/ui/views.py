@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -17,7 +18,7 @@ from airflow_pipesec.evidence import Witness
 from airflow_pipesec.findings import amount
 from airflow_pipesec.pipeline import Kind, Node, Pipeline
 from airflow_pipesec.threats import catalogue
-from airflow_pipesec.ui import charts, records
+from airflow_pipesec.ui import charts, records, render
 from airflow_pipesec.ui.judged import GuardView, Result, RunView, glimpsed, result_of
 from airflow_pipesec.ui.outline import Outline
 from airflow_pipesec.ui.overview import LABELS, SORTS, TREND, Line, Overview, Query
@@ -102,7 +103,7 @@ def _counts(found: Mapping[str, int]) -> list[tuple[str, int]]:
 def overview_values(found: Overview, root: str) -> dict[str, Any]:
     """Return what the overview shows."""
     asked = found.query
-    lines = [_line_values(line, root, number) for number, line in enumerate(found.lines)]
+    lines = [_line_values(line, root, f"t{number}") for number, line in enumerate(found.lines)]
     # One part of the ring for each result that there is, the worst first.
     parts = [(str(result), found.results[result], _TONES[_LOOKS[result]]) for result in Result if found.results.get(result)]
     return {
@@ -118,15 +119,25 @@ def overview_values(found: Overview, root: str) -> dict[str, Any]:
         "results": [(str(result), number, _LOOKS[result]) for result, number in sorted_results(found.results)],
         "severities_found": _counts(found.severities),
         "expiring": [(item, airflow_url(root, item.dag_id)) for item in found.expiring[:MOST_ALARMS]],
-        "alarms": [_line_values(line, root, None) for line in found.alarms[:MOST_ALARMS]],
+        "alarms": [
+            (line.record.name, line.run, airflow_url(root, line.run.dag_id, line.run.run_id), line.why)
+            for line in found.alarms[:MOST_ALARMS]
+            if line.run is not None
+        ],
+        "more_alarms": max(0, len(found.alarms) - MOST_ALARMS),
         "unread": found.unread,
         "threats": list(catalogue().values()),
         "all_results": [str(result) for result in Result],
         "sorts": SORTS,
         "page_url": lambda **changed: _page_url(root, "overview", **(_asked(asked) | changed)),
         "pages": found.pages,
-        "check": [(dag_id, run_id, airflow_url(root, dag_id, run_id)) for dag_id, run_id in found.runs],
+        "check": _to_verify(root, found.runs),
     }
+
+
+def _to_verify(root: str, runs: Iterable[tuple[str, str]]) -> str:
+    """The runs whose evidence the page's script has verified, as it reads them: their mark, DAG, id and address."""
+    return json.dumps([(render.run_mark(*run), *run, airflow_url(root, *run)) for run in runs])
 
 
 def sorted_results(found: Mapping[Result, int]) -> list[tuple[Result, int]]:
@@ -139,10 +150,9 @@ def _asked(query: Query) -> dict[str, Any]:
     return plain | {"sort": "" if query.sort == SORTS[0] else query.sort, "down": "true" if query.down else "", "page": ""}
 
 
-def _line_values(line: Line, root: str, number: int | None) -> dict[str, Any]:
+def _line_values(line: Line, root: str, name: str) -> dict[str, Any]:
     dag_id = line.record.dag_id
     bars = [_bar(run, counted, root) for run, counted in line.trend]
-    coverage = line.outline.coverage if line.outline is not None else None
     return {
         "name": line.record.name,
         "dag_id": dag_id,
@@ -159,10 +169,9 @@ def _line_values(line: Line, root: str, number: int | None) -> dict[str, Any]:
         "guards": len(line.outline.guards) if line.outline is not None else 0,
         "meter": _drawn(charts.meter(line.guarded, line.stages, title=f"stages of {dag_id} guarded")),
         "severities": _counts(line.severities),
-        "trend": _drawn(charts.trend(bars, title=f"last runs of {dag_id}", name=f"t{number}")) if number is not None else "",
+        "trend": _drawn(charts.trend(bars, title=f"last runs of {dag_id}", name=name)),
         "trends": len(bars),
-        "readable": coverage is not None,
-        "answers": _answers(coverage) if coverage is not None else {},
+        "answers": line.outline.answers if line.outline is not None else {},
     }
 
 
@@ -172,11 +181,6 @@ def _bar(run: RunRecord, counted: Mapping[Mark, int], root: str) -> charts.Bar:
     other = sum(counted.values()) - passed - stopped - alarmed
     label = f"{run.run_id}: {passed} passed, {stopped} failed, {alarmed} against what was concluded, {other} other"
     return charts.Bar(passed, stopped, alarmed, other, label, airflow_url(root, run.dag_id, run.run_id))
-
-
-def _answers(coverage: Coverage) -> dict[str, int]:
-    """At how many stages each threat is answered."""
-    return {name: sum(name in stage.threats for stage in coverage.counted) for name in catalogue()}
 
 
 def dag_values(session: Session, record: DagRecord, outline: Outline | None, root: str) -> dict[str, Any]:
@@ -217,6 +221,7 @@ def dag_values(session: Session, record: DagRecord, outline: Outline | None, roo
         "stages": [_stage_values(stage) for stage in coverage.stages],
         "guards": [_history(name, outline, stood, root) for name in outline.pipeline.nodes if name in outline.guards],
         "runs": [(run, airflow_url(root, run.dag_id, run.run_id), str(result_of(run, marks.values()))) for run, marks in stood],
+        "check": _to_verify(root, [(run.dag_id, run.run_id) for run, _ in reversed(stood)] if outline.guards else []),
         "idle": coverage.idle,
         "plans": _plans(outline),
     }

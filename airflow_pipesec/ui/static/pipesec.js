@@ -3,7 +3,7 @@
 "use strict";
 (() => {
   const root = document.documentElement;
-  const TOKENS = ["bg", "bg-panel", "bg-subtle", "fg", "fg-muted", "border"];
+  const TOKENS = ["bg", "bg-subtle", "fg", "fg-muted", "border-emphasized"];
 
   // Another window of this origin is Airflow's; of any other nothing can be read.
   const outer = (() => {
@@ -109,7 +109,7 @@
   // One after the other, a few at a time: nobody's evidence store is to feel that somebody looks at a page.
   async function verify(list) {
     const told = document.getElementById("verified");
-    const runs = [...list.children].map((item) => ({ ...item.dataset }));
+    const runs = JSON.parse(list.dataset.runs).map(([id, dag, run, href]) => ({ id, dag, run, href }));
     let next = 0;
     let done = 0;
     let unread = 0;
