@@ -165,6 +165,7 @@ def greet(console: Console, stack: Stack) -> None:
     console.print("\nWatch it in a browser:", highlight=False)
     for example in EXAMPLES:
         console.print(f"  {stack.url}/dags/{example.dag_id}", highlight=False, soft_wrap=True)
+    console.print(f"  {stack.url}/plugin/pipesec (the security pages)", highlight=False, soft_wrap=True)
     console.print(f"User {USER}, password {stack.password} (only reachable from this machine)", highlight=False, markup=False)
     roles = {DEPLOYER: "a role that may deploy", TRAINEE: "one that may not"}
     also = "; ".join(f"{user}, {stack.passwords[user]} ({role})" for user, role in roles.items())

@@ -143,7 +143,8 @@ def test_only_the_worker_sees_the_key_that_signs_and_nobody_who_runs_dags_can_re
             for volume in parts.get("volumes", [])
             if volume.startswith(f"{name}:")
         }
-        assert seen == {"prepare": f"{name}:/opt/airflow/{name}", "worker": f"{name}:/opt/airflow/{name}:ro"}
+        readers = ["worker", "api-server"] if name == "trust" else ["worker"]
+        assert seen == {"prepare": f"{name}:/opt/airflow/{name}"} | dict.fromkeys(readers, f"{name}:/opt/airflow/{name}:ro")
     settings = configparser.ConfigParser(interpolation=None)
     settings.read(DOCKER / "airflow.cfg")
     assert {value.removeprefix("file:").split("/")[3] for value in settings["pipesec"].values()} == {
@@ -153,6 +154,7 @@ def test_only_the_worker_sees_the_key_that_signs_and_nobody_who_runs_dags_can_re
     }
     assert compose["x-airflow"]["user"] == "50000:50000"
     assert "evidence:/opt/airflow/evidence" in compose["services"]["worker"]["volumes"], "guards write it"
+    assert "evidence:/opt/airflow/evidence:ro" in compose["services"]["api-server"]["volumes"], "its pages show it"
     assert settings["pipesec"]["evidence_url"] == "/opt/airflow/evidence"
     assert {"signing", "trust", "evidence"} <= set(compose["volumes"]), "what has a name survives its container"
     made = re.findall(r"/opt/airflow/(\w+)", (DOCKER / "Dockerfile").read_text())
