@@ -21,7 +21,7 @@ from airflow_pipesec.drawing_style import style
 from airflow_pipesec.errors import PipesecError
 from airflow_pipesec.run_report import findings_document
 from airflow_pipesec.run_report import findings_sarif as sarif_of
-from airflow_pipesec.ui import render, views
+from airflow_pipesec.ui import looks, render, run_views
 from airflow_pipesec.ui.judged import RunView
 from airflow_pipesec.ui.proofs import stored_evidence
 from airflow_pipesec.ui.records import DagRecord
@@ -83,21 +83,21 @@ def report(record: DagRecord, view: RunView) -> Response:
     # The one style that may count is this one, whoever opens the file and wherever.
     digest = base64.b64encode(hashlib.sha256(rules.encode()).digest()).decode()
     policy = f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
-    findings, more = views.all_findings(view)
+    findings, more = run_views.all_findings(view)
     body = render.text(
         "report.html",
         {
             "record": record,
             "view": view,
             "run": view.run,
-            "look": views.look_of(view.result),
+            "look": looks.look_of(view.result),
             "rules": Markup(rules),  # noqa: S704 - ours, and nothing of the run is in it
             "policy": policy,
-            "graph": Markup(views.evidence_graph(view, None)),  # noqa: S704 - a picture of ours, every text in it escaped
+            "graph": Markup(run_views.evidence_graph(view, None)),  # noqa: S704 - a picture of ours, every text in it escaped
             "findings": findings,
             "more": more,
             "guards": view.guards,
-            "command": views.verify_command(view.run.dag_id, view.run.run_id),
+            "command": run_views.verify_command(view.run.dag_id, view.run.run_id),
             "made": datetime.now(UTC),
             "pipesec": __version__,
         },

@@ -173,7 +173,7 @@ def overview(session: Session, readable: Iterable[str], query: Query, *, today: 
 
 def prepare() -> None:
     """Read the DAGs once, so that who comes first need not wait. What goes wrong here is told to who asks."""
-    with suppress(Exception), create_session() as session:
+    with suppress(Exception), create_session(scoped=False) as session:
         listed = {record.dag_id for record in records.dags(session)}
         for outline in overview(session, listed, Query(), today=datetime.now(UTC).date()).outlines:
             outline.answers  # noqa: B018 - is worked out, and kept

@@ -10,7 +10,7 @@ from airflow.utils.session import create_session
 from fastapi import APIRouter, Depends, HTTPException, Query, Request, Response
 from sqlalchemy.orm import Session
 
-from airflow_pipesec.ui import exports, records, render, views
+from airflow_pipesec.ui import exports, looks, records, render, run_views, views
 from airflow_pipesec.ui.judged import RunView
 from airflow_pipesec.ui.outline import Outline
 from airflow_pipesec.ui.overview import Query as Asked
@@ -51,7 +51,7 @@ def overview_page(
 ) -> Response:
     """Every DAG that the viewer may read."""
     asked = Asked(q.strip(), result, threat, guarded, sort, down, page)
-    with create_session() as session:
+    with create_session(scoped=False) as session:
         found = overview(session, viewer.readable(), asked, today=datetime.now(UTC).date())
         return render.page("overview.html", views.overview_values(found, root_of(request)))
 
@@ -60,18 +60,18 @@ def overview_page(
 def verdict(viewer: ViewerDep, dag_id: DagId, run_id: RunId) -> dict[str, str]:
     """What a run comes to by its evidence: the pages ask for one after the other."""
     viewer.demand(dag_id)
-    with create_session() as session:
+    with create_session(scoped=False) as session:
         record, outline = _dag(session, dag_id)
         # Without the audit log: what is remembered is for whoever may read the DAG.
         found = checked(session, _run(session, dag_id, run_id), outline)
-        return {"dag": record.name, "result": str(found.result), "look": views.look_of(found.result), "why": found.why}
+        return {"dag": record.name, "result": str(found.result), "look": looks.look_of(found.result), "why": found.why}
 
 
 @router.get("/dag")
 def dag_page(request: Request, viewer: ViewerDep, dag_id: DagId) -> Response:
     """A DAG: its pipeline, what guards it against what, and how the guards fared."""
     viewer.demand(dag_id)
-    with create_session() as session:
+    with create_session(scoped=False) as session:
         record, outline = _dag(session, dag_id)
         return render.page("dag.html", views.dag_values(session, record, outline, root_of(request)))
 
@@ -79,9 +79,9 @@ def dag_page(request: Request, viewer: ViewerDep, dag_id: DagId) -> Response:
 @router.get("/run")
 def run_page(request: Request, viewer: ViewerDep, dag_id: DagId, run_id: RunId) -> Response:
     """A run: what it came to, and the evidence for it."""
-    with create_session() as session:
+    with create_session(scoped=False) as session:
         record, view = _judged(session, viewer, dag_id, run_id)
-        return render.page("run.html", views.run_values(session, record, view, root_of(request), viewer.may_read_log(dag_id)))
+        return render.page("run.html", run_views.run_values(session, record, view, root_of(request), viewer.may_read_log(dag_id)))
 
 
 @router.get("/task")
@@ -96,11 +96,11 @@ def task_page(
     """A guard's task instance: what it examined, and what it signed. For another task, the guards around it."""
     # Airflow's UI leaves the place-holder where a task is not mapped.
     index = int(map_index) if map_index.isascii() and map_index.isdigit() else -1
-    with create_session() as session:
+    with create_session(scoped=False) as session:
         record, view = _judged(session, viewer, dag_id, run_id)
         if task_id not in view.outline.pipeline.nodes:
             raise HTTPException(404, "The DAG of this run has no such task.")
-        values = views.task_values(session, record, view, task_id, index, root_of(request), viewer.may_read_log(dag_id))
+        values = run_views.task_values(session, record, view, task_id, index, root_of(request), viewer.may_read_log(dag_id))
         return render.page("task.html", values)
 
 
@@ -108,14 +108,14 @@ def task_page(
 def evidence_zip(viewer: ViewerDep, dag_id: DagId, run_id: RunId) -> Response:
     """The evidence of a run, for whoever verifies it elsewhere."""
     viewer.demand(dag_id)
-    with create_session() as session:
+    with create_session(scoped=False) as session:
         _run(session, dag_id, run_id)
     return exports.archive(dag_id, run_id)
 
 
 def _export(make: Callable[[DagRecord, RunView], Response]) -> Callable[..., Response]:
     def answer(viewer: ViewerDep, dag_id: DagId, run_id: RunId) -> Response:
-        with create_session() as session:
+        with create_session(scoped=False) as session:
             return make(*_judged(session, viewer, dag_id, run_id))
 
     # FastAPI reads the annotations, and finds texts here.
