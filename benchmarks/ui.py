@@ -28,6 +28,7 @@ from rich.table import Table
 from benchmarks.hashing import show_goals
 
 DAGS, RUNS = 500, 20
+GOAL = 300  # ms
 ASKED = 20  # times for each path, after the first
 PEER = "/ui/dags?limit=50&offset=0&dag_runs_limit=14&exclude_stale=true&order_by=-last_run_start_date"  # Airflow's own list
 PAGE = "/pipesec/overview"
@@ -134,10 +135,12 @@ def _show(name: str, found: dict[str, Any], console: Console) -> list[tuple[str,
         times = (one["cold"], medians[path], max(one["warm"]))
         table.add_row(path, "200", *(f"{value:.0f}" for value in times), str(one["statements"]), f"{one['bytes'] / 1024:.0f}")
     console.print(table)
-    if PAGE not in medians or PEER not in medians:
+    if PAGE not in medians:
         return []
-    page, peer = medians[PAGE], medians[PEER]
-    return [(f"{name}: {PAGE}, warm median, ms", page, f"< {peer:.0f}, Airflow's own list", page < peer)]
+    return [
+        (f"{name}: {PAGE}, median, ms", medians[PAGE], f"< {GOAL}", medians[PAGE] < GOAL),
+        (f"{name}: {PAGE}, the first, ms", found["paths"][PAGE]["cold"], f"< {GOAL}", found["paths"][PAGE]["cold"] < GOAL),
+    ]
 
 
 def fill(home: Path, dags: int, runs: int) -> None:
