@@ -6,13 +6,15 @@ import time
 from collections import OrderedDict
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from threading import Lock
 
 from sqlalchemy.orm import Session
 
 from airflow_pipesec.errors import PipesecError, place_of
 from airflow_pipesec.evidence import Evidence, RunEvidence
-from airflow_pipesec.guards.trust import configured_trusted_keys, run_evidence
+from airflow_pipesec.findings import escaped
+from airflow_pipesec.guards.trust import configured_trusted_keys, evidence_url, run_evidence
 from airflow_pipesec.ui import records
 from airflow_pipesec.ui.judged import Result, RunView, judge
 from airflow_pipesec.ui.outline import Outline
@@ -22,6 +24,10 @@ __all__ = ["Checked", "checked", "evidence_of", "remembered", "run_view", "store
 NO_KEYS = (
     "This API server trusts no keys, so no evidence can be verified. Put what `pipesec keygen --signing` printed into a file, "
     "and set AIRFLOW__PIPESEC__TRUSTED_KEYS to its path for the API server too."
+)
+NO_STORE = (
+    "There is no evidence store at {} on this API server. Set AIRFLOW__PIPESEC__EVIDENCE_URL to the folder or URL that the workers "
+    "write to, for the API server too."
 )
 FRESH = 20.0  # seconds for which a verdict is given again without another look
 REMEMBERED = 20_000
@@ -51,7 +57,11 @@ def evidence_of(dag_id: str, run_id: str) -> Evidence | str:
         trusted = configured_trusted_keys()
         if trusted is None:
             return NO_KEYS
-        return stored_evidence(dag_id, run_id).load(dag_id, run_id, trusted)
+        evidence = stored_evidence(dag_id, run_id).load(dag_id, run_id, trusted)
+        url = evidence_url()
+        if not evidence.witnesses and not evidence.refused and "://" not in url and not Path(url).is_dir():
+            return NO_STORE.format(escaped(url))
+        return evidence
     except PipesecError as error:
         return f"The evidence could not be read: {error}"
     except Exception as error:  # of a library that a store goes through; its words may quote what is secret
