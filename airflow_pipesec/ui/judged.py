@@ -19,7 +19,7 @@ from airflow_pipesec.findings import Finding, Status
 from airflow_pipesec.ui.outline import Outline
 from airflow_pipesec.ui.records import Glimpse, Instance, RunRecord
 
-__all__ = ["GuardView", "Link", "Result", "RunView", "glimpsed", "judge", "result_of", "shown_as"]
+__all__ = ["ALARMS", "GuardView", "Link", "Result", "RunView", "claimed", "glimpsed", "judge", "result_of", "shown_as"]
 
 Key = tuple[str, int]
 RUNNING = ("running", "restarting")
@@ -35,6 +35,7 @@ class Result(StrEnum):
     STOPPED = "stopped"
     UNREADABLE = "not verified"
     UNFINISHED = "ended early"
+    CLAIMED = "not verified yet"
     WARNED = "passed with warnings"
     RUNNING = "running"
     PASSED = "passed"
@@ -156,6 +157,12 @@ _WORST = (
 
 def _worse(one: Mark | None, other: Mark) -> Mark:
     return other if one is None else min(one, other, key=_WORST.index)
+
+
+def claimed(run: RunRecord, marks: Collection[Mark]) -> Result:
+    """Say what a run came to as Airflow alone shows it: that it passed is only said when its evidence was verified."""
+    result = result_of(run, marks)
+    return Result.CLAIMED if result in (Result.PASSED, Result.WARNED) else result
 
 
 def result_of(run: RunRecord, marks: Collection[Mark]) -> Result:

@@ -20,6 +20,7 @@ LOOKS = {
     Result.STOPPED: "stop",
     Result.UNREADABLE: "doubt",
     Result.UNFINISHED: "doubt",
+    Result.CLAIMED: "none",
     Result.WARNED: "warn",
     Result.RUNNING: "run",
     Result.PASSED: "good",

@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 
 from airflow_pipesec.findings import Severity
 from airflow_pipesec.ui import records, render
-from airflow_pipesec.ui.judged import Result, glimpsed, result_of, shown_as
+from airflow_pipesec.ui.judged import ALARMS, Result, claimed, glimpsed
 from airflow_pipesec.ui.outline import Outline
 from airflow_pipesec.ui.proofs import Checked, remembered
 from airflow_pipesec.ui.records import DagRecord, RunRecord
@@ -199,21 +199,20 @@ def _line(
         result, why = Result.NEVER, ""
     else:
         marks = glimpsed(outline, seen[run.key])
-        result, why = result_of(run, marks.values()), ""
+        result, why = claimed(run, marks.values()), ""
         for (task, _), summary in told[run.key].items():
             if task in outline.guards:
                 counts.update(severities(summary))
                 waivers += _waivers(record.dag_id, task, summary, today)
         checked = remembered(run.dag_id, run.run_id)
-        if checked is not None and checked.result in (Result.ALARM, Result.UNREADABLE):
+        # Of a run that goes on, what Airflow shows now is newer; and a contradiction is one until the evidence was read again.
+        bad = checked is not None and checked.result in (Result.ALARM, Result.UNREADABLE)
+        if checked is not None and (bad or (run.over and result is not Result.ALARM)):
             result, why = checked.result, checked.why
         elif result is Result.ALARM:
-            bad = [name for name, mark in marks.items() if mark in _ALARMED]
-            why = f"Airflow shows {', '.join(sorted(bad)[:3])} as success against what was concluded"
+            names = sorted(name for name, mark in marks.items() if mark in ALARMS)
+            why = f"Airflow shows {', '.join(names[:3])} as success against what was concluded"
     return Line(record, outline, run, result, why, counts, waivers, checked)
-
-
-_ALARMED = {shown_as("success", outcome, "fail")[0] for outcome in ("FAILED", None)}
 
 
 def _fits(line: Line, query: Query) -> bool:

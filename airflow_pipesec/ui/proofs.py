@@ -26,8 +26,8 @@ NO_KEYS = (
     "and set AIRFLOW__PIPESEC__TRUSTED_KEYS to its path for the API server too."
 )
 NO_STORE = (
-    "There is no evidence store at {} on this API server. Set AIRFLOW__PIPESEC__EVIDENCE_URL to the folder or URL that the workers "
-    "write to, for the API server too."
+    "There is no evidence store at {} on this API server. Set AIRFLOW__PIPESEC__EVIDENCE_URL for the API server too, to the "
+    "folder or URL that the workers write to."
 )
 FRESH = 20.0  # seconds for which a verdict is given again without another look
 REMEMBERED = 20_000

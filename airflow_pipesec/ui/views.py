@@ -13,7 +13,7 @@ from airflow_pipesec.drawing import Mark, draw
 from airflow_pipesec.findings import amount
 from airflow_pipesec.threats import catalogue
 from airflow_pipesec.ui import charts, records, render
-from airflow_pipesec.ui.judged import Result, glimpsed, result_of
+from airflow_pipesec.ui.judged import Result, claimed, glimpsed
 from airflow_pipesec.ui.looks import LOOKS, airflow_url, drawn, page_url, stage_values
 from airflow_pipesec.ui.outline import Outline
 from airflow_pipesec.ui.overview import LABELS, SORTS, TREND, Line, Overview, Query
@@ -146,13 +146,13 @@ def dag_values(session: Session, record: DagRecord, outline: Outline | None, roo
         "picture": drawn(picture),
         "naked": sorted(naked),
         "last": last[0] if last else None,
-        "last_result": str(result_of(last[0], last[1].values())) if last else None,
-        "last_look": LOOKS[result_of(last[0], last[1].values())] if last else None,
+        "last_result": str(claimed(last[0], last[1].values())) if last else None,
+        "last_look": LOOKS[claimed(last[0], last[1].values())] if last else None,
         "threats": [(threat, _where(coverage, threat.id)) for threat in catalogue().values()],
         "answered": len(catalogue()) - len(coverage.unanswered),
         "stages": [stage_values(stage) for stage in coverage.stages],
         "guards": [_history(name, outline, stood, root) for name in outline.pipeline.nodes if name in outline.guards],
-        "runs": [(run, airflow_url(root, run.dag_id, run.run_id), str(result_of(run, marks.values()))) for run, marks in stood],
+        "runs": [(run, airflow_url(root, run.dag_id, run.run_id), str(claimed(run, marks.values()))) for run, marks in stood],
         "check": _to_verify(root, [(run.dag_id, run.run_id) for run, _ in reversed(stood)] if outline.guards else []),
         "idle": coverage.idle,
         "plans": _plans(outline),

@@ -92,9 +92,15 @@
     for (const note of document.querySelectorAll(`[data-why="${CSS.escape(run.id)}"]`)) {
       note.textContent = found.look === "good" ? "evidence verified" : found.why;
     }
-    if (found.look !== "alarm") return;
     const box = document.getElementById("alarms");
-    if (!box || document.getElementById(`alarm-${run.id}`)) return;
+    const there = document.getElementById(`alarm-${run.id}`);
+    if (!box) return;
+    if (found.look !== "alarm") {
+      if (there) there.remove();
+      box.hidden = !box.querySelector("li");
+      return;
+    }
+    if (there) return;
     const item = document.createElement("li");
     const link = document.createElement("a");
     item.id = `alarm-${run.id}`;
