@@ -83,7 +83,7 @@ def _task_of(act: Act) -> str:
 
 
 def evidence_graph(view: RunView, root: str | None) -> str:
-    """Draw the guards of a run and the links of their evidence. Without a root nothing in it is a link, and it stands alone."""
+    """Draw the guards of a run and the links of their evidence, for a page with our style; without a root nothing is a link."""
     outline = view.outline
     marks: dict[tuple[str, str], LinkMark] = {}
     worst = (LinkMark.BROKEN, LinkMark.MISSING, LinkMark.VERIFIED)
@@ -106,7 +106,7 @@ def evidence_graph(view: RunView, root: str | None) -> str:
     marked = {edge: mark for edge, mark in marks.items() if edge[0] in nodes[edge[1]].upstream}
     pipeline = Pipeline(outline.dag_id, nodes)
     if root is None:
-        return draw(pipeline, title=title, marks=shown, links=marked)
+        return draw(pipeline, title=title, marks=shown, links=marked, inline=True)
     hrefs = {
         guard.task_id: airflow_url(root, view.run.dag_id, view.run.run_id, guard.task_id, guard.map_index)
         for guard in view.guards
