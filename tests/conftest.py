@@ -32,6 +32,7 @@ import pytest  # noqa: E402 - Airflow's settings come first
 from hypothesis import settings  # noqa: E402 - as above
 
 from airflow_pipesec.signing import entry_of, new_private_key  # noqa: E402 - as above
+from tests.fab import add_person  # noqa: E402 - as above
 from tests.runner import RunTask, run  # noqa: E402 - as above
 from tests.servers import S3Server, postgresql, seaweedfs  # noqa: E402 - as above
 from tests.stack import Stack  # noqa: E402 - as above
@@ -84,6 +85,16 @@ def api_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """An API server with the SimpleAuthManager: vera may look, uma may trigger, olga and the service account are operators."""
     users = {"vera": "viewer", "uma": "user", "olga": "op", "service": "op"}
     with Stack(tmp_path_factory.mktemp("simple") / "home", PROJECT / "dags", users=users, runs_dags=False) as stack:
+        yield stack
+
+
+@pytest.fixture(scope="session")
+def fab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """An API server with FAB's users and roles, Airflow's own."""
+    users = {"vera": "Viewer", "uma": "User", "olga": "Op", "service": "Admin"}
+    with Stack(tmp_path_factory.mktemp("fab") / "home", PROJECT / "dags", users=users, fab=True, runs_dags=False) as stack:
+        for name, role in users.items():
+            add_person(stack, name, role)
         yield stack
 
 

@@ -7,7 +7,7 @@ import shlex
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -21,30 +21,11 @@ from airflow_pipesec.guards.airflow_api import AirflowAPI
 from airflow_pipesec.operators import RBACAssertionOperator
 from airflow_pipesec.sensors import RBACAssertionSensor
 from tests.conftest import PROJECT
+from tests.fab import fab_call
 from tests.runner import Ran, RunTask
 from tests.stack import Stack
 
 SERVICE = "service"
-
-
-@pytest.fixture(scope="module")
-def fab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    users = {"vera": "Viewer", "uma": "User", "olga": "Op", SERVICE: "Admin"}
-    home = tmp_path_factory.mktemp("fab") / "home"
-    with Stack(home, PROJECT / "dags", users=users, fab=True, runs_dags=False) as stack:
-        for name, role in users.items():
-            person = {"username": name, "password": stack.passwords[name], "roles": [{"name": role}]}
-            fab_call(stack, "POST", "/users", person | {"first_name": name, "last_name": "x", "email": f"{name}@example.org"})
-        yield stack
-
-
-def fab_call(stack: Stack, method: str, path: str, body: Any = None) -> Any:
-    headers = {"Authorization": f"Bearer {stack.token('admin')}"}
-    answer = httpx.request(method, f"{stack.url}/auth/fab/v1{path}", json=body, headers=headers, timeout=30)
-    assert answer.is_success, answer.text
-    return answer.json() if answer.content else None
-
-
 Guarded = Callable[..., Ran]
 
 
