@@ -130,7 +130,7 @@ router.get("/findings.sarif")(_export(exports.findings_sarif))
 
 
 def _dag(session: Session, dag_id: str) -> tuple[DagRecord, Outline | None]:
-    found = records.dags(session, {dag_id})
+    found = records.dags(session, {dag_id}, gone=True)
     if not found:
         raise HTTPException(404, "Airflow has no such DAG, or has not parsed it yet.")
     return found[0], records.outlines(session, found).get(dag_id)

@@ -109,8 +109,8 @@ class Glimpse(NamedTuple):
     outcome: str | None
 
 
-def dags(session: Session, ids: Collection[str] | None = None) -> list[DagRecord]:
-    """Return the DAGs that are not stale, with what they look like now; only some where ``ids`` are few."""
+def dags(session: Session, ids: Collection[str] | None = None, *, gone: bool = False) -> list[DagRecord]:
+    """Return the DAGs, those of ``ids`` where given, with what they look like now; also those that are ``gone`` from their files."""
     latest = select(func.max(SerializedDagModel.created_at).label("newest"), SerializedDagModel.dag_id.label("id"))
     latest = latest.group_by(SerializedDagModel.dag_id)
     if ids is not None and len(ids) <= MOST_NAMES:
@@ -129,9 +129,10 @@ def dags(session: Session, ids: Collection[str] | None = None) -> list[DagRecord
             SerializedDagModel,
             and_(SerializedDagModel.dag_id == newest.c.id, SerializedDagModel.created_at == newest.c.newest),
         )
-        .where(DagModel.is_stale.is_(False))
         .order_by(DagModel.dag_id)
     )
+    if not gone:
+        query = query.where(DagModel.is_stale.is_(False))
     found: dict[str, DagRecord] = {}
     for dag_id, name, paused, digest, version in session.execute(query):
         if ids is None or dag_id in ids:
