@@ -140,7 +140,8 @@ def serving() -> Iterator[Server]:
     from airflow.api_fastapi import app as airflows
 
     name = f"{SeparatingAuthManager.__module__}.{SeparatingAuthManager.__name__}"
-    with mock.patch.dict("os.environ", {"AIRFLOW__CORE__AUTH_MANAGER": name}):
+    told = {"AIRFLOW__CORE__AUTH_MANAGER": name, "AIRFLOW__API_AUTH__JWT_SECRET": "not secret " * 8}
+    with mock.patch.dict("os.environ", told):
         app, manager = _app()
         with mock.patch.object(airflows._AuthManagerState, "instance", manager):
             yield Server(app)
