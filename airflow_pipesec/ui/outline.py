@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -21,6 +22,8 @@ __all__ = ["EVIDENCE_LINK_KEY", "GuardOutline", "Outline", "outline_of"]
 
 EVIDENCE_LINK_KEY = "_link_pipesec_evidence"  # under which a guard's link is stored; nothing but a guard has it
 EMPTY = ("airflow.providers.standard.operators.empty", "EmptyOperator")
+# What a task that runs nothing does not have.
+RUNS_MORE = ("_is_mapped", "outlets", "executor_config", "_pre_execute_hook", "_post_execute_hook")
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +88,7 @@ def outline_of(data: Mapping[str, Any]) -> Outline:
     for name, task in tasks.items():
         for other in task.get("downstream_task_ids") or ():
             upstream[other].append(name)
-    places = dict(_places(dag["task_group"], None))
+    places = dict(_places(dag["task_group"], None, ""))
     nodes = {name: _node(task, sorted(upstream[name]), places.get(name, _Place())) for name, task in tasks.items()}
     guards = {name: _guard(task) for name, task in tasks.items() if nodes[name].kind is Kind.GUARD}
     exempt: dict[str, str] = {}
@@ -103,21 +106,23 @@ def outline_of(data: Mapping[str, Any]) -> Outline:
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """Where a task stands: its TaskGroup, whether that is in its id, and the nearest one that is mapped."""
+    """Where a task stands: its TaskGroup, what of its id comes from that, and the nearest one that is mapped."""
 
     group: str | None = None
-    prefixed: bool = False
+    prefix: str = ""
     mapped: str | None = None
 
 
-def _places(group: Mapping[str, Any], mapped: str | None) -> Iterator[tuple[str, _Place]]:
-    own = group.get("_group_id")
+def _places(group: Mapping[str, Any], mapped: str | None, prefix: str) -> Iterator[tuple[str, _Place]]:
+    local = group.get("_group_id")  # without what the groups around it put before it
+    own = f"{prefix}{local}" if local else None
     mapped = own if group.get("is_mapped") else mapped
+    prefix = f"{own}." if own and group.get("prefix_group_id", True) else ""
     for name, (kind, child) in group["children"].items():
         if kind == "operator":
-            yield name, _Place(own, bool(group.get("prefix_group_id", True)), mapped)
+            yield name, _Place(own, prefix, mapped)
         else:
-            yield from _places(child, mapped)
+            yield from _places(child, mapped, prefix)
 
 
 def _in_order(nodes: Mapping[str, Node]) -> dict[str, Node]:
@@ -139,51 +144,68 @@ def _in_order(nodes: Mapping[str, Node]) -> dict[str, Node]:
 
 
 def _given(task: Mapping[str, Any], name: str) -> Any:
-    """The value of a parameter, of a mapped task too."""
-    return (task.get("partial_kwargs") or {}).get(name) if task.get("_is_mapped") else task.get(name)
+    """The value of a parameter. Those of a mapped task stand apart."""
+    partial = (task.get("partial_kwargs") or {}) if task.get("_is_mapped") else {}
+    return partial[name] if name in partial else task.get(name)
+
+
+def _on_failure(task: Mapping[str, Any]) -> str:
+    """What a guard does when it does not pass. One that is mapped over that may do anything."""
+    expanded = _plain((task.get("expand_input") or {}).get("value"))
+    for some in expanded if isinstance(expanded, list) else [expanded]:
+        if isinstance(some, dict) and "on_failure" in some:
+            return "mapped"
+    return str(_given(task, "on_failure") or "fail")
 
 
 def _is_guard(task: Mapping[str, Any]) -> bool:
+    """Whether a task has a guard's link, and what else a guard brings: somebody may have given the link to another task."""
     links = task.get("_operator_extra_links") or {}
-    return EVIDENCE_LINK_KEY in links.values()
+    brings = bool(task.get("_can_skip_downstream")) and ("threats" in task or bool(task.get("_is_mapped")))
+    return EVIDENCE_LINK_KEY in links.values() and brings
 
 
 def _node(task: Mapping[str, Any], upstream: Collection[str], place: _Place) -> Node:
     name = str(task["task_id"])
     guard = _is_guard(task)
-    plain_empty = not task.get("outlets") and not any(key.startswith("has_on_") for key in task)
+    plain_empty = not any(task.get(key) for key in task if key in RUNS_MORE or key.startswith("has_on_"))
     if guard:
         kind = Kind.GUARD
-    elif task.get("is_teardown"):
+    elif _given(task, "is_teardown"):
         kind = Kind.TEARDOWN
-    elif task.get("is_setup"):
+    elif _given(task, "is_setup"):
         kind = Kind.SETUP
     else:
         kind = Kind.EMPTY if (task.get("_task_module"), task.get("task_type")) == EMPTY and plain_empty else Kind.STAGE
-    prefix = f"{place.group}." if place.group and place.prefixed else ""
-    on_failure = str(_given(task, "on_failure") or "fail")
+    on_failure = _on_failure(task)
     softened = any(_given(task, flag) for flag in ("soft_fail", "never_fail"))
     return Node(
         id=name,
         upstream=tuple(upstream),
         kind=kind,
-        rule=str(task.get("trigger_rule") or "all_success"),
+        rule=str(_given(task, "trigger_rule") or "all_success"),
         skips=not guard and bool(task.get("_can_skip_downstream")),
         may_skip=guard and bool(task.get("_is_mapped") or on_failure != "fail" or softened),
         warns=guard and on_failure not in ("fail", "skip_downstream"),
         threats=_threats(task) if guard else (),
         operator=str(task.get("_operator_name") or task.get("task_type") or ""),
-        label=name.removeprefix(prefix),
+        label=_label(task, name, place),
         group=place.group,
     )
 
 
+def _label(task: Mapping[str, Any], name: str, place: _Place) -> str:
+    shown = _given(task, "task_display_name") if task.get("_is_mapped") else task.get("_task_display_name")
+    return str(shown) if shown and shown != name else name.removeprefix(place.prefix)
+
+
 def _threats(task: Mapping[str, Any]) -> tuple[str, ...]:
     """What a guard answers. Of a mapped one only this package's classes are known; another might be anybody's code."""
-    told = _plain(task.get("threats") or (task.get("partial_kwargs") or {}).get("threats"))
+    told = _plain(_given(task, "threats"))
     module = str(task.get("_task_module") or "")
     if not told and task.get("_is_mapped") and module.startswith("airflow_pipesec."):
-        told = getattr(getattr(importlib.import_module(module), str(task.get("task_type")), None), "threats", ())
+        with suppress(ImportError):  # of another version of this package
+            told = getattr(getattr(importlib.import_module(module), str(task.get("task_type")), None), "threats", ())
     return tuple(name for name in catalogue() if name in (told or ()))
 
 
@@ -192,7 +214,7 @@ def _guard(task: Mapping[str, Any]) -> GuardOutline:
     return GuardOutline(
         id=str(task["task_id"]),
         operator=str(task.get("_operator_name") or task.get("task_type") or ""),
-        on_failure=str(_given(task, "on_failure") or "fail"),
+        on_failure=_on_failure(task),
         policy=_plain(_given(task, "policy")),
         mapped=bool(task.get("_is_mapped")),
         woven=woven if isinstance(woven, dict) else None,
