@@ -3,6 +3,7 @@
 # is missing, and the tests that need it skip (or fail, with PIPESEC_REQUIRE_SERVERS=1).
 set -euo pipefail
 
+have_chromium() { command -v chromium >/dev/null || command -v google-chrome >/dev/null; }
 have_postgresql() { command -v initdb >/dev/null || compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null; }
 
 compose=/usr/local/lib/docker/cli-plugins/docker-compose
@@ -33,6 +34,7 @@ wanted=()
 command -v jq >/dev/null || wanted+=(jq)
 command -v openssl >/dev/null || wanted+=(openssl)
 have_postgresql || wanted+=(postgresql)
+have_chromium || wanted+=(chromium)
 command -v age >/dev/null || wanted+=(age)
 command -v mkfs.btrfs >/dev/null || wanted+=(btrfs-progs)
 if [ "$(id -u)" = 0 ] && command -v dpkg-deb >/dev/null && ! have_compose; then
