@@ -28,13 +28,31 @@ HEAVY = (
 MODULES = [info.name for info in pkgutil.walk_packages(airflow_pipesec.__path__, "airflow_pipesec.")]
 
 
-def new_modules(before: str, program: str) -> set[str]:
-    """Return the top-level packages that a fresh interpreter imports for ``program`` beyond those for ``before``."""
+# What the pages need, and nobody else.
+OF_PAGES = (
+    "airflow_pipesec.api",
+    "airflow_pipesec.ui",
+    "cryptography",
+    "fastapi",
+    "jinja2",
+    "markupsafe",
+    "sqlalchemy",
+    "starlette",
+)
+
+
+def new_names(before: str, program: str) -> set[str]:
+    """Return the modules that a fresh interpreter imports for ``program`` beyond those for ``before``."""
     script = (
         f"import sys\n{before}\nold = set(sys.modules)\n{program}\nimport json\nprint(json.dumps(sorted(set(sys.modules) - old)))"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    return {name.partition(".")[0] for name in json.loads(done.stdout.splitlines()[-1])}
+    return set(json.loads(done.stdout.splitlines()[-1]))
+
+
+def new_modules(before: str, program: str) -> set[str]:
+    """Return the top-level packages of those modules."""
+    return {name.partition(".")[0] for name in new_names(before, program)}
 
 
 def test_operators_and_sensors_import_nothing_heavy() -> None:
@@ -42,6 +60,21 @@ def test_operators_and_sensors_import_nothing_heavy() -> None:
     added = new_modules(sdk, "import airflow_pipesec.operators, airflow_pipesec.sensors, airflow_pipesec.consume")
     assert "airflow_pipesec" in added
     assert added & set(HEAVY) == set()
+
+
+def test_the_plugin_imports_nothing_of_its_pages_until_it_is_asked_for_them() -> None:
+    everywhere = "import airflow.plugins_manager"
+    views = "from airflow_pipesec.plugin import PipesecPlugin\nassert len(PipesecPlugin().external_views) == 4"
+    added = new_names(everywhere, views)
+    assert {name for name in added if name.startswith("airflow_pipesec")} <= {"airflow_pipesec", "airflow_pipesec.plugin"}
+    # Nothing of it, whether or not Airflow had loaded some of it for itself.
+    assert {name for name in added for part in OF_PAGES if f"{name}.".startswith(f"{part}.")} == set()
+
+
+def test_the_pages_import_all_that_the_test_would_see() -> None:
+    apps = "from airflow_pipesec.plugin import PipesecPlugin\nassert len(PipesecPlugin().fastapi_apps) == 1"
+    added = new_names("", apps)
+    assert [part for part in OF_PAGES if part not in added] == []
 
 
 def test_the_heavy_ones_are_what_the_test_would_see() -> None:
