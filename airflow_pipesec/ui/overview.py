@@ -102,8 +102,8 @@ class Overview:
     alarms: Sequence[Line]
     unread: Sequence[str] = field(default_factory=list)
     outlines: Sequence[Outline] = field(default_factory=list)
-    runs: Sequence[tuple[str, str]] = field(default_factory=list)
-    """The last runs with guards, of which the evidence can be read: DAG and run, those of this page first."""
+    runs: Sequence[tuple[str, str, Result]] = field(default_factory=list)
+    """The last runs with guards, of which the evidence can be read: DAG, run and what is shown, those of this page first."""
 
 
 def severities(summary: Any) -> dict[str, int]:
@@ -167,7 +167,11 @@ def overview(session: Session, readable: Iterable[str], query: Query, *, today: 
         alarms=[line for line in lines if line.result is Result.ALARM],
         unread=[line.record.dag_id for line in lines if line.outline is None],
         outlines=[outline for outline in outlines.values() if outline is not None],
-        runs=[(line.run.dag_id, line.run.run_id) for line in ordered if line.run and line.outline and line.outline.guards],
+        runs=[
+            (line.run.dag_id, line.run.run_id, line.result)
+            for line in ordered
+            if line.run and line.outline and line.outline.guards
+        ],
     )
 
 

@@ -67,9 +67,9 @@ def overview_values(found: Overview, root: str) -> dict[str, Any]:
     }
 
 
-def _to_verify(root: str, runs: Iterable[tuple[str, str]]) -> str:
-    """The runs whose evidence the page's script has verified, as it reads them: their mark, DAG, id and address."""
-    return json.dumps([(render.run_mark(*run), *run, airflow_url(root, *run)) for run in runs])
+def _to_verify(root: str, runs: Iterable[tuple[str, str, Result]]) -> str:
+    """The runs whose evidence the page's script has verified, as it reads them: mark, DAG, id, address and what is shown."""
+    return json.dumps([(render.run_mark(dag, run), dag, run, airflow_url(root, dag, run), shown) for dag, run, shown in runs])
 
 
 def sorted_results(found: Mapping[Result, int]) -> list[tuple[Result, int]]:
@@ -153,10 +153,14 @@ def dag_values(session: Session, record: DagRecord, outline: Outline | None, roo
         "stages": [stage_values(stage) for stage in coverage.stages],
         "guards": [_history(name, outline, stood, root) for name in outline.pipeline.nodes if name in outline.guards],
         "runs": [(run, airflow_url(root, run.dag_id, run.run_id), str(claimed(run, marks.values()))) for run, marks in stood],
-        "check": _to_verify(root, [(run.dag_id, run.run_id) for run, _ in reversed(stood)] if outline.guards else []),
+        "check": _to_verify(root, _latest_first(stood) if outline.guards else []),
         "idle": coverage.idle,
         "plans": _plans(outline),
     }
+
+
+def _latest_first(stood: Sequence[tuple[RunRecord, Mapping[str, Mark]]]) -> list[tuple[str, str, Result]]:
+    return [(run.dag_id, run.run_id, claimed(run, marks.values())) for run, marks in reversed(stood)]
 
 
 def _notes(coverage: Coverage) -> dict[str, str]:
