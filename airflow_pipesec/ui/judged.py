@@ -16,8 +16,9 @@ from airflow_pipesec.checks.release import GUARD_PASSED, Known, Release, guard_s
 from airflow_pipesec.drawing import LinkMark, Mark
 from airflow_pipesec.evidence import Entry, Evidence, Refused, Witness, part_of
 from airflow_pipesec.findings import Finding, Status
+from airflow_pipesec.pipeline import Kind, Node
 from airflow_pipesec.ui.outline import Outline
-from airflow_pipesec.ui.records import Glimpse, Instance, RunRecord
+from airflow_pipesec.ui.records import MOST_INSTANCES, Glimpse, Instance, RunRecord
 
 __all__ = ["ALARMS", "GuardView", "Link", "Result", "RunView", "claimed", "glimpsed", "judge", "result_of", "shown_as"]
 
@@ -102,7 +103,8 @@ class RunView:
 def shown_as(state: str | None, outcome: str | None, on_failure: str, *, ran_below: bool = False) -> tuple[Mark, str]:
     """Say how a guard's instance stands by its state and what it concluded, and why; ``outcome`` None is no conclusion.
 
-    ``ran_below`` says that something that follows it ran: of a guard that skips what follows it, that is a contradiction.
+    ``ran_below`` says that what follows it was not skipped: of a guard that skips what follows it, that is a contradiction. What
+    ``on_failure`` comes to where it is a template is not known here, so it excuses nothing.
     """
     if state == "success":
         if outcome == "PASSED":
@@ -111,7 +113,7 @@ def shown_as(state: str | None, outcome: str | None, on_failure: str, *, ran_bel
             return Mark.UNPROVEN, "Airflow shows success, and it left no verdict"
         if on_failure == "skip_downstream" and not ran_below:
             return Mark.FAILED, f"concluded {outcome}, and what follows it is skipped"
-        if on_failure not in ("fail", "skip_downstream"):
+        if on_failure == "warn":
             return Mark.WARNED, f"concluded {outcome}, and only warns"
         return Mark.OVERRIDDEN, f"concluded {outcome}, and Airflow shows success"
     if state == "failed":
@@ -194,6 +196,8 @@ def judge(
     ``acts`` are what the audit log tells, None where it was not asked.
     """
     of_guards = {item.key: item for item in instances if item.task_id in outline.guards}
+    if len(instances) >= MOST_INSTANCES:
+        evidence = f"The run has {MOST_INSTANCES} task instances or more, too many to judge here. Use `pipesec verify-run`."
     if not outline.guards:
         return RunView(run, outline, Result.NOTHING, "The DAG of this run has no guard.", ())
     if isinstance(evidence, str):
@@ -202,11 +206,11 @@ def judge(
             run, outline, Result.UNREADABLE, evidence, views, unread=evidence, marks=_by_task(views, instances, outline)
         )
     attempts = evidence.attempts()
-    keys = sorted({*of_guards, *(key for key in attempts if key[0] in outline.guards)})
+    refused = evidence.unexcused(outline.guards)
+    keys = _keys(outline, of_guards, attempts, refused)
     release = _release(outline, keys, of_guards, attempts, acts)
     findings = list(verify_run(evidence, release, now=now)) if keys else []
     latest = {key: attempts[key][-1].sha256 for key in keys if key in attempts}
-    refused = evidence.unexcused(outline.guards)
     ran = {item.task_id for item in instances if item.state in RAN}
     views = []
     for key in keys:
@@ -221,9 +225,22 @@ def judge(
     links = _links(keys, attempts, release, latest)
     marks = _by_task(views, instances, outline)
     result = result_of(run, [view.mark for view in views])
+    if result in (Result.PASSED, Result.WARNED) and any(_ended_at(outline, view, ran) for view in views):
+        result = Result.UNFINISHED
     strangers = [item for item in evidence.refused if item.name.partition("/")[0] not in set(map(part_of, outline.guards))]
     why = _reason(result, views)
     return RunView(run, outline, result, why, views, links, [*refused, *strangers], findings, None, marks)
+
+
+def _keys(outline: Outline, instances: Collection[Key], attempts: Collection[Key], refused: Iterable[Refused]) -> list[Key]:
+    """Every instance of a guard that anybody tells of; of a guard that nobody tells of, the one that it should have."""
+    found = {*instances, *(key for key in attempts if key[0] in outline.guards)}
+    parts = {part_of(name): name for name in outline.guards}
+    for item in refused:
+        if (entry := Entry.of(item.name)) is not None and entry.task in parts:
+            found.add((parts[entry.task], entry.map_index))
+    seen = {task for task, _ in found}
+    return sorted(found | {(name, -1) for name in outline.guards if name not in seen})
 
 
 def _ordered(outline: Outline, views: Iterable[GuardView]) -> list[GuardView]:
@@ -289,8 +306,9 @@ def _view(
     state = item.state if item is not None else None
     current = witness is not None and (item is None or witness.attested.attempt.attempt == item.attempt)
     outcome = witness.attested.outcome if witness is not None and current else None
-    below = any(name in ran for name in outline.pipeline.downstream.get(key[0], ()))
-    mark, why = shown_as(state, outcome, guard.on_failure, ran_below=below)
+    mark, why = shown_as(state, outcome, guard.on_failure, ran_below=not _skips_below(outline, key, ran))
+    if mark is Mark.SKIPPED and _passed_by(outline, key, ran):
+        mark, why = Mark.UNPROVEN, "was skipped, and the run went on without it"
     by_hand = [act for act in mine if not act.noted and act.task_id is not None and act.event != "post_clear_task_instances"]
     faults = [f"its evidence is refused: {reason}" for reason in refused]
     if state == "success":
@@ -302,13 +320,53 @@ def _view(
             mark, why = (Mark.OVERRIDDEN if by_hand and outcome is None else Mark.UNPROVEN), faults[0]
     elif refused and mark in (Mark.PASSED, Mark.SKIPPED, Mark.NOT_RUN):
         mark, why = Mark.UNPROVEN, faults[0]
-    if item is None:
-        mark, why = Mark.UNPROVEN, "attested in this run, and Airflow does not know it any more"
+    if item is None and (attempts or refused):
+        mark = Mark.UNPROVEN
+        why = "attested in this run, and Airflow does not know it any more" if attempts else faults[0]
+    elif item is None:
+        why = "Airflow shows no such task in this run"
     elif mark is Mark.FAILED and witness is not None and current:
         why = f"signed {witness.attested.outcome}: {witness.attested.reason}"
     if mark is Mark.OVERRIDDEN and not why.endswith(_told(acts, key)):
         why += _told(acts, key)
     return GuardView(key[0], key[1], guard.operator, mark, why, item, witness, tuple(attempts), tuple(mine), tuple(faults))
+
+
+def _skips_below(outline: Outline, key: Key, ran: Collection[str]) -> bool:
+    """Whether a guard that refused skipped what follows it: a mapped one, or one that nothing follows, is skipped itself."""
+    nodes = outline.pipeline.nodes
+    below = [
+        name for name in outline.pipeline.below(key[0]) if nodes[name].kind is not Kind.TEARDOWN and nodes[name].rule != "always"
+    ]
+    return key[1] < 0 and bool(below) and not any(name in ran for name in below)
+
+
+def _reached(outline: Outline, task: str, ran: Collection[str]) -> bool:
+    """Whether a run came as far as a guard: the stages before it ran, and none of them branches."""
+    above = [outline.pipeline.nodes[name] for name in outline.pipeline.nearest_above(task, _no_stage)]
+    return all(node.id in ran and not node.skips for node in above)
+
+
+def _over_nothing(outline: Outline, key: Key) -> bool:
+    """Whether a guard that is skipped may have been mapped over nothing."""
+    return outline.guards[key[0]].mapped and key[1] < 0
+
+
+def _passed_by(outline: Outline, key: Key, ran: Collection[str]) -> bool:
+    """Whether a run came to a guard that was skipped, and went on: a stage after it ran, or none follows."""
+    below = outline.pipeline.nearest_below(key[0], _no_stage)
+    went_on = any(name in ran for name in below) if below else not _over_nothing(outline, key)
+    return went_on and _reached(outline, key[0], ran)
+
+
+def _ended_at(outline: Outline, view: GuardView, ran: Collection[str]) -> bool:
+    """Whether a run came to a guard that was skipped, and ended there."""
+    key = view.task_id, view.map_index
+    return view.mark is Mark.SKIPPED and _reached(outline, key[0], ran) and not _over_nothing(outline, key)
+
+
+def _no_stage(node: Node) -> bool:
+    return node.kind is not Kind.STAGE
 
 
 def _links(

@@ -18,7 +18,7 @@ from airflow.models.log import Log
 from airflow.models.serialized_dag import SerializedDagModel
 from airflow.models.taskinstance import TaskInstance
 from airflow.models.xcom import XComModel
-from sqlalchemy import and_, func, or_, select, union_all
+from sqlalchemy import ColumnElement, and_, case, func, or_, select, union_all
 from sqlalchemy.orm import Session
 
 from airflow_pipesec.acts import TOUCHES, XCOMS, Act, may_concern, read_entry
@@ -43,7 +43,7 @@ __all__ = [
 SUMMARY_KEY = "return_value"
 MOST_NAMES = 500  # in one list of a query; more are looked for without it
 MOST_OUTLINES = 5_000
-MOST_INSTANCES = 5_000
+MOST_INSTANCES = 20_000  # where a run has more, nothing is said of it
 MOST_ACTS = 2_000
 
 
@@ -110,7 +110,7 @@ class Glimpse(NamedTuple):
 
 
 def dags(session: Session, ids: Collection[str] | None = None, *, gone: bool = False) -> list[DagRecord]:
-    """Return the DAGs, those of ``ids`` where given, with what they look like now; also those that are ``gone`` from their files."""
+    """Return the DAGs, those of ``ids`` where given, as they look now; also those that are ``gone`` from their files."""
     latest = select(func.max(SerializedDagModel.created_at).label("newest"), SerializedDagModel.dag_id.label("id"))
     latest = latest.group_by(SerializedDagModel.dag_id)
     if ids is not None and len(ids) <= MOST_NAMES:
@@ -273,7 +273,9 @@ def glimpses(session: Session, runs: Collection[int], tasks: Collection[str]) ->
     found: dict[int, list[Glimpse]] = {key: [] for key in runs}
     if not tasks:
         return found
-    outcome = XComModel.value["outcome"].as_string()
+    outcome: ColumnElement[Any] = XComModel.value["outcome"].as_string()
+    if session.get_bind().dialect.name == "sqlite":  # which takes what is no JSON, such as Infinity, and then fails to read it
+        outcome = case((func.json_valid(XComModel.value) == 1, outcome))
     of_the_same = and_(
         XComModel.dag_run_id == DagRun.id,
         XComModel.task_id == TaskInstance.task_id,
