@@ -165,6 +165,8 @@ def take(stack: Stack, images: Path) -> None:
     }
     images.mkdir(parents=True, exist_ok=True)
     with chromium() as browser:
+        with Watched.window(browser, stack.url, stack.token(USER)) as window:
+            window.open(stack.url + pages["overview"], path="overview")  # so that what follows is what was verified
         for theme in ("light", "dark"):
             for size, (width, height) in WIDTHS.items():
                 with Watched.window(
