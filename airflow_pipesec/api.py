@@ -7,7 +7,7 @@ about every other.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from threading import Thread
 from typing import Annotated
@@ -53,6 +53,7 @@ _HEADINGS = {
     403: "This is not yours to see",
     404: "There is nothing here",
     422: "That is not something to ask for",
+    500: "Something went wrong here",
 }
 _METHODS = ("GET", "POST", "PUT", "DELETE")
 
@@ -70,7 +71,14 @@ def not_valid(request: Request, error: RequestValidationError) -> Response:
     return _problem(request, 422, f"What is asked for makes no sense: look at {', '.join(names)}.", {})
 
 
-def _problem(request: Request, status: int, text: str, headers: dict[str, str]) -> Response:
+@app.exception_handler(Exception)
+def broken(request: Request, error: Exception) -> Response:
+    """Say that something went wrong, and not what: that is in the API server's log."""
+    # This answer does not come by the middleware that adds them.
+    return _problem(request, 500, "The API server's log says what went wrong.", render.HEADERS)
+
+
+def _problem(request: Request, status: int, text: str, headers: Mapping[str, str]) -> Response:
     if "text/html" in request.headers.get("accept", ""):
         heading = _HEADINGS.get(status, "There is no answer")
         values = {"root": root_of(request), "status": status, "text": text, "heading": heading}
@@ -94,7 +102,7 @@ class Access(BaseModel):
 def access(
     caller: GetUserDep,
     user: Annotated[str, Query(min_length=1, max_length=256)],
-    dag_id: Annotated[str, Query(min_length=1, max_length=256)],
+    dag_id: Annotated[str, Query(min_length=1, max_length=256, pattern=r"^[^\x00]+$")],
     method: Annotated[str, Query(max_length=8)] = "",
     entity: Annotated[str, Query(max_length=64)] = "",
 ) -> Access:

@@ -10,6 +10,7 @@ from airflow.utils.session import create_session
 from fastapi import APIRouter, Depends, HTTPException, Query, Request, Response
 from sqlalchemy.orm import Session
 
+from airflow_pipesec.findings import escaped
 from airflow_pipesec.ui import exports, looks, records, render, run_views, views
 from airflow_pipesec.ui.judged import RunView
 from airflow_pipesec.ui.outline import Outline
@@ -17,13 +18,13 @@ from airflow_pipesec.ui.overview import Query as Asked
 from airflow_pipesec.ui.overview import overview
 from airflow_pipesec.ui.proofs import checked, run_view
 from airflow_pipesec.ui.records import DagRecord, RunRecord
-from airflow_pipesec.ui.rights import DagId, Viewer, ViewerDep, viewer
+from airflow_pipesec.ui.rights import DagId, IdQuery, Viewer, ViewerDep, viewer
 
 __all__ = ["root_of", "router"]
 
 router = APIRouter(dependencies=[Depends(viewer)])
-RunId = Annotated[str, Query(min_length=1, max_length=250)]
-TaskId = Annotated[str, Query(min_length=1, max_length=250)]
+RunId = Annotated[str, IdQuery]
+TaskId = Annotated[str, IdQuery]
 
 
 def root_of(request: Request) -> str:
@@ -64,7 +65,8 @@ def verdict(viewer: ViewerDep, dag_id: DagId, run_id: RunId) -> dict[str, str]:
         record, outline = _dag(session, dag_id)
         # Without the audit log: what is remembered is for whoever may read the DAG.
         found = checked(session, _run(session, dag_id, run_id), outline)
-        return {"dag": record.name, "result": str(found.result), "look": looks.look_of(found.result), "why": found.why}
+        told = {"dag": record.name, "result": str(found.result), "look": looks.look_of(found.result), "why": found.why}
+        return {name: escaped(text) for name, text in told.items()}
 
 
 @router.get("/dag")

@@ -19,13 +19,25 @@ from markupsafe import Markup
 
 from airflow_pipesec.findings import escaped
 
-__all__ = ["CONTENT_POLICY", "Secured", "asset", "compile_templates", "page", "run_mark", "static_text", "text", "version"]
+__all__ = [
+    "CONTENT_POLICY",
+    "HEADERS",
+    "Secured",
+    "asset",
+    "compile_templates",
+    "page",
+    "run_mark",
+    "static_text",
+    "text",
+    "version",
+]
 
 CONTENT_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; form-action 'self'; "
     "base-uri 'none'; frame-ancestors 'self'; object-src 'none'"
 )
-_HEADERS = {
+HEADERS = {
+    "cache-control": "no-store",
     "content-security-policy": CONTENT_POLICY,
     "x-content-type-options": "nosniff",
     "referrer-policy": "same-origin",
@@ -86,7 +98,7 @@ def compile_templates() -> None:
 def page(template: str, values: Mapping[str, Any], *, status: int = 200) -> Response:
     """Return a page. It is of the moment, and of who asked: nobody keeps it."""
     body = _environment().get_template(template).render(**values, version=version())
-    return Response(body, status, media_type="text/html; charset=utf-8", headers={"cache-control": "no-store"})
+    return Response(body, status, media_type="text/html; charset=utf-8")
 
 
 def text(template: str, values: Mapping[str, Any]) -> str:
@@ -140,7 +152,7 @@ class Secured:
         async def sending(message: Any) -> None:
             if message["type"] == "http.response.start":
                 given = {name.lower() for name, _ in message["headers"]}
-                ours = [(name.encode(), value.encode()) for name, value in _HEADERS.items() if name.encode() not in given]
+                ours = [(name.encode(), value.encode()) for name, value in HEADERS.items() if name.encode() not in given]
                 message = {**message, "headers": [*message["headers"], *ours]}
             await send(message)
 

@@ -11,7 +11,7 @@ from airflow.api_fastapi.core_api.security import get_user
 from airflow.models.dag import DagModel
 from fastapi import Depends, HTTPException, Query
 
-__all__ = ["DagId", "Viewer", "ViewerDep", "viewer"]
+__all__ = ["DagId", "IdQuery", "Viewer", "ViewerDep", "viewer"]
 
 # What the pages show of a DAG is of its runs and their tasks.
 _SHOWN = (None, DagAccessEntity.RUN, DagAccessEntity.TASK_INSTANCE)
@@ -60,4 +60,6 @@ def viewer(user: Any = Depends(get_user)) -> Viewer:  # noqa: B008 - FastAPI's w
 
 
 ViewerDep = Annotated[Viewer, Depends(viewer)]
-DagId = Annotated[str, Query(min_length=1, max_length=250)]
+# An id as Airflow has them. PostgreSQL knows no text with a NUL in it, and fails when it is asked for one.
+IdQuery = Query(min_length=1, max_length=250, pattern=r"^[^\x00]+$")
+DagId = Annotated[str, IdQuery]
