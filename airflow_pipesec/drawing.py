@@ -20,7 +20,7 @@ from airflow_pipesec.pipeline import Kind, Node, Pipeline
 __all__ = ["LinkMark", "Mark", "draw", "style"]
 
 STAGE_HEIGHT, GUARD_HEIGHT = 44.0, 36.0
-STAGE_WIDTHS, GUARD_WIDTHS = (92.0, 176.0), (80.0, 150.0)  # the least and the most
+STAGE_WIDTHS, GUARD_WIDTHS = (92.0, 176.0), (80.0, 176.0)  # the least and the most
 PAD, ICON = 10.0, 20.0
 MARGIN = 22.0
 LEAST_PAPER = 460.0

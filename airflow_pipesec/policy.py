@@ -101,7 +101,10 @@ class Verdict:
             "findings": len(findings),
             "by_status": {str(status): sum(f.status is status for f in findings) for status in Status},
             "by_severity": {
-                severity.label: sum(f.level is severity and f.status in (Status.FAIL, Status.ERROR) for f in findings)
+                severity.label: sum(
+                    item.finding.level is severity and item.finding.status in (Status.FAIL, Status.ERROR) and item.waiver is None
+                    for item in self.judged
+                )
                 for severity in reversed(Severity)
             },
             "waived": sum(item.waiver is not None for item in self.judged),

@@ -329,3 +329,8 @@ def test_what_all_names_have_in_common_is_said_once() -> None:
     assert lines[1] == "  subjects are under s3://bucket/run-7/"
     assert lines[3].endswith("  raw/a: seen")
     assert lines[-1].endswith("  raw.json: seen")
+
+
+def test_what_is_waived_is_counted_as_waived_and_not_by_its_severity() -> None:
+    found = judge(finding(), finding(subject="/other"), policy=waiving()).summary()
+    assert (found["waived"], found["by_severity"]["high"], found["by_status"]["fail"]) == (1, 1, 2)

@@ -387,7 +387,7 @@ def link_faults(
         elif other in latest:
             yield other, "was linked in an attempt that is not its latest any more"
         else:
-            yield other, "is linked, and its evidence is not there"
+            yield other, "is linked, and its evidence is not there, or not believed"
 
 
 def _swapped_manifests(present: Mapping[tuple[str, int], Witness]) -> Iterator[Finding]:

@@ -13,14 +13,15 @@ from typing import Any
 from airflow.utils.session import create_session
 from sqlalchemy.orm import Session
 
+from airflow_pipesec.drawing import Mark
 from airflow_pipesec.findings import Severity
 from airflow_pipesec.ui import records, render
 from airflow_pipesec.ui.judged import ALARMS, Result, claimed, glimpsed
 from airflow_pipesec.ui.outline import Outline
-from airflow_pipesec.ui.proofs import Checked, remembered
+from airflow_pipesec.ui.proofs import Checked, remembered, remembered_alarms
 from airflow_pipesec.ui.records import DagRecord, RunRecord
 
-__all__ = ["SORTS", "Expiring", "Line", "Overview", "Query", "overview", "prepare", "severities"]
+__all__ = ["SORTS", "Alarm", "Expiring", "Line", "Overview", "Query", "overview", "prepare", "severities"]
 
 PAGE = 25
 TREND = 30
@@ -53,6 +54,16 @@ class Expiring:
     days: int
 
 
+@dataclass(frozen=True, slots=True)
+class Alarm:
+    """A run of which Airflow shows something else than was concluded, or than its evidence says, and why."""
+
+    dag_id: str
+    name: str
+    run_id: str
+    why: str
+
+
 @dataclass(slots=True)
 class Line:
     """A DAG. ``outline`` is None where Airflow's copy cannot be read, ``run`` where there was none."""
@@ -65,7 +76,7 @@ class Line:
     severities: Mapping[str, int]
     waivers: Sequence[Expiring]
     checked: Checked | None
-    trend: Sequence[tuple[RunRecord, Counter[Any]]] = ()
+    trend: Sequence[tuple[RunRecord, Mapping[str, Mark]]] = ()
 
     @property
     def stages(self) -> int:
@@ -99,11 +110,11 @@ class Overview:
     results: Mapping[Result, int]
     severities: Mapping[str, int]
     expiring: Sequence[Expiring]
-    alarms: Sequence[Line]
+    alarms: Sequence[Alarm]
     unread: Sequence[str] = field(default_factory=list)
     outlines: Sequence[Outline] = field(default_factory=list)
     runs: Sequence[tuple[str, str, Result]] = field(default_factory=list)
-    """The last runs with guards, of which the evidence can be read: DAG, run and what is shown, those of this page first."""
+    """The runs of which the evidence is to be read: DAG, run and what is shown; the alarms first, then those of this page."""
 
 
 def severities(summary: Any) -> dict[str, int]:
@@ -152,6 +163,7 @@ def overview(session: Session, readable: Iterable[str], query: Query, *, today: 
     counts: Counter[str] = Counter()
     for line in lines:
         counts.update(line.severities)
+    alarms = _alarms(lines, shown)
     ordered = [*shown, *(line for line in fitting if line not in shown)]
     return Overview(
         query=query,
@@ -164,15 +176,19 @@ def overview(session: Session, readable: Iterable[str], query: Query, *, today: 
         results=Counter(line.result for line in lines),
         severities=counts,
         expiring=sorted((item for line in lines for item in line.waivers), key=lambda item: (item.expires, item.dag_id)),
-        alarms=[line for line in lines if line.result is Result.ALARM],
+        alarms=alarms,
         unread=[line.record.dag_id for line in lines if line.outline is None],
         outlines=[outline for outline in outlines.values() if outline is not None],
-        runs=[
-            (line.run.dag_id, line.run.run_id, line.result)
-            for line in ordered
-            if line.run and line.outline and line.outline.guards
-        ],
+        runs=_to_read(alarms, ordered),
     )
+
+
+def _to_read(alarms: Iterable[Alarm], lines: Iterable[Line]) -> list[tuple[str, str, Result]]:
+    found = {
+        (line.run.dag_id, line.run.run_id): line.result for line in lines if line.run and line.outline and line.outline.guards
+    }
+    first = {(alarm.dag_id, alarm.run_id): Result.ALARM for alarm in alarms}
+    return [(*key, shown) for key, shown in (first | found).items()]
 
 
 def prepare() -> None:
@@ -209,13 +225,12 @@ def _line(
                 counts.update(severities(summary))
                 waivers += _waivers(record.dag_id, task, summary, today)
         checked = remembered(run.dag_id, run.run_id)
-        # Of a run that goes on, what Airflow shows now is newer; and a contradiction is one until the evidence was read again.
-        bad = checked is not None and checked.result in (Result.ALARM, Result.UNREADABLE)
-        if checked is not None and (bad or (run.over and result is not Result.ALARM)):
+        # What was read of the evidence counts where Airflow shows nothing worse by now.
+        counts_still = (Result.ALARM, Result.UNREADABLE, result) if result is not Result.CLAIMED else tuple(Result)
+        if checked is not None and checked.result in counts_still:
             result, why = checked.result, checked.why
         elif result is Result.ALARM:
-            names = sorted(name for name, mark in marks.items() if mark in ALARMS)
-            why = f"Airflow shows {', '.join(names[:3])} as success against what was concluded"
+            why = _against(marks)
     return Line(record, outline, run, result, why, counts, waivers, checked)
 
 
@@ -247,6 +262,29 @@ def _sorted(lines: list[Line], query: Query) -> list[Line]:
     return sorted(lines, key=lambda line: (*key(line), line.record.dag_id), reverse=query.down)
 
 
+def _against(marks: Mapping[str, Mark]) -> str:
+    names = sorted(name for name, mark in marks.items() if mark in ALARMS)
+    return f"Airflow shows {', '.join(names[:3])} as success against what was concluded"
+
+
+def _alarms(lines: Iterable[Line], shown: Iterable[Line]) -> list[Alarm]:
+    """The runs that do not verify: last runs, earlier ones of the DAGs that are shown, and any whose evidence was read here."""
+    found: dict[tuple[str, str], Alarm] = {}
+    names = {line.record.dag_id: line.record.name for line in lines}
+    for line in lines:
+        if line.result is Result.ALARM and line.run is not None:
+            found[line.run.dag_id, line.run.run_id] = Alarm(line.run.dag_id, line.record.name, line.run.run_id, line.why)
+    for line in shown:
+        for run, marks in line.trend:
+            known = remembered(run.dag_id, run.run_id)
+            if claimed(run, marks.values()) is Result.ALARM and known is None:
+                alarm = Alarm(run.dag_id, line.record.name, run.run_id, _against(marks))
+                found.setdefault((run.dag_id, run.run_id), alarm)
+    for (dag_id, run_id), known in remembered_alarms(names):
+        found.setdefault((dag_id, run_id), Alarm(dag_id, names[dag_id], run_id, known.why))
+    return list(found.values())
+
+
 def _add_trends(session: Session, lines: Sequence[Line]) -> None:
     """Add to each line how its guards stood in the last runs, as Airflow shows them."""
     wanted = {line.record.dag_id: line.outline for line in lines if line.outline is not None and line.outline.guards}
@@ -256,4 +294,4 @@ def _add_trends(session: Session, lines: Sequence[Line]) -> None:
     for line in lines:
         outline = wanted.get(line.record.dag_id)
         if outline is not None:
-            line.trend = [(run, Counter(glimpsed(outline, seen[run.key]).values())) for run in runs.get(line.record.dag_id, ())]
+            line.trend = [(run, glimpsed(outline, seen[run.key])) for run in runs.get(line.record.dag_id, ())]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
+from collections.abc import Container
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,7 +20,7 @@ from airflow_pipesec.ui import records
 from airflow_pipesec.ui.judged import Result, RunView, judge
 from airflow_pipesec.ui.outline import Outline
 
-__all__ = ["Checked", "checked", "evidence_of", "remembered", "run_view", "stored_evidence"]
+__all__ = ["Checked", "checked", "evidence_of", "remembered", "remembered_alarms", "run_view", "stored_evidence"]
 
 NO_KEYS = (
     "This API server trusts no keys, so no evidence can be verified. Put what `pipesec keygen --signing` printed into a file, "
@@ -101,6 +102,12 @@ def remembered(dag_id: str, run_id: str) -> Checked | None:
     """Return what a run came to when its evidence was last read here."""
     with _lock:
         return _memory.get((dag_id, run_id))
+
+
+def remembered_alarms(ids: Container[str]) -> list[tuple[tuple[str, str], Checked]]:
+    """Return the runs of some DAGs that did not verify when their evidence was last read here, the latest first."""
+    with _lock:
+        return [item for item in reversed(_memory.items()) if item[0][0] in ids and item[1].result is Result.ALARM]
 
 
 def _remember(run: records.RunRecord, view: RunView) -> Checked:

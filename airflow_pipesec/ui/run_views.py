@@ -107,10 +107,12 @@ def evidence_graph(view: RunView, root: str | None) -> str:
     pipeline = Pipeline(outline.dag_id, nodes)
     if root is None:
         return draw(pipeline, title=title, marks=shown, links=marked, inline=True)
-    hrefs = {
-        guard.task_id: airflow_url(root, view.run.dag_id, view.run.run_id, guard.task_id, guard.map_index)
-        for guard in view.guards
-    }
+    hrefs: dict[str, str] = {}
+    for guard in view.guards:
+        # Of a mapped guard to the instance that the picture shows: the first of the worst.
+        if guard.mark is shown.get(guard.task_id):
+            url = airflow_url(root, view.run.dag_id, view.run.run_id, guard.task_id, guard.map_index)
+            hrefs.setdefault(guard.task_id, url)
     return draw(pipeline, title=title, marks=shown, links=marked, hrefs=hrefs, inline=True)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -51,11 +52,7 @@ def overview_values(found: Overview, root: str) -> dict[str, Any]:
         "results": [(str(result), number, LOOKS[result]) for result, number in sorted_results(found.results)],
         "severities_found": _counts(found.severities),
         "expiring": [(item, airflow_url(root, item.dag_id)) for item in found.expiring[:MOST_ALARMS]],
-        "alarms": [
-            (line.record.name, line.run, airflow_url(root, line.run.dag_id, line.run.run_id), line.why)
-            for line in found.alarms[:MOST_ALARMS]
-            if line.run is not None
-        ],
+        "alarms": [(alarm, airflow_url(root, alarm.dag_id, alarm.run_id)) for alarm in found.alarms[:MOST_ALARMS]],
         "more_alarms": max(0, len(found.alarms) - MOST_ALARMS),
         "unread": found.unread,
         "threats": list(catalogue().values()),
@@ -84,7 +81,7 @@ def _asked(query: Query) -> dict[str, Any]:
 
 def _line_values(line: Line, root: str, name: str) -> dict[str, Any]:
     dag_id = line.record.dag_id
-    bars = [_bar(run, counted, root) for run, counted in line.trend]
+    bars = [_bar(run, marks) for run, marks in line.trend]
     return {
         "name": line.record.name,
         "dag_id": dag_id,
@@ -107,12 +104,14 @@ def _line_values(line: Line, root: str, name: str) -> dict[str, Any]:
     }
 
 
-def _bar(run: RunRecord, counted: Mapping[Mark, int], root: str) -> charts.Bar:
+def _bar(run: RunRecord, marks: Mapping[str, Mark]) -> charts.Bar:
+    counted = Counter(marks.values())
     passed, stopped = counted.get(Mark.PASSED, 0), counted.get(Mark.FAILED, 0)
     alarmed = counted.get(Mark.OVERRIDDEN, 0) + counted.get(Mark.UNPROVEN, 0)
     other = sum(counted.values()) - passed - stopped - alarmed
     label = f"{run.run_id}: {passed} passed, {stopped} failed, {alarmed} against what was concluded, {other} other"
-    return charts.Bar(passed, stopped, alarmed, other, label, airflow_url(root, run.dag_id, run.run_id))
+    # No links: hundreds of them would stand in the way of who goes through the page by keyboard. The DAG's page has them.
+    return charts.Bar(passed, stopped, alarmed, other, label)
 
 
 def dag_values(session: Session, record: DagRecord, outline: Outline | None, root: str) -> dict[str, Any]:

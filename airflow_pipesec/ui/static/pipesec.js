@@ -100,7 +100,10 @@
       box.hidden = !box.querySelector("li");
       return;
     }
-    if (there) return;
+    if (there) {
+      there.lastChild.textContent = `: ${found.why}`;
+      return;
+    }
     const item = document.createElement("li");
     const link = document.createElement("a");
     item.id = `alarm-${run.id}`;
