@@ -580,6 +580,33 @@ def test_a_dag_whose_copy_is_broken_has_no_outline_and_the_others_have_theirs() 
 
 
 @pytest.mark.usefixtures("airflow_db")
+@pytest.mark.parametrize("raw", ["", "{not json", "[" * 5000, b"\xff\xfe"])
+def test_a_copy_that_is_no_json_does_not_keep_the_others_from_being_read(raw: str | bytes) -> None:
+    from airflow.utils.session import create_session
+    from sqlalchemy import text
+
+    ids = {"outline_no_json", "outline_json"}
+    for name in ids:
+        add_dag(plain_pipeline(name))
+    records._outlines.known.clear()
+    change = text("UPDATE serialized_dag SET data = :value WHERE dag_id = 'outline_no_json'")
+    with create_session(scoped=False) as session:
+        whole = session.scalar(text("SELECT data FROM serialized_dag WHERE dag_id = 'outline_no_json'"))
+        session.execute(change, {"value": raw})
+        try:
+            listed = records.dags(session, ids)
+            found = records.outlines(session, listed)
+            assert found["outline_no_json"] is None
+            assert found["outline_json"] is not None
+            assert records.outlines(session, listed) == found, "and is not read again and again"
+            records._outlines.known.clear()
+            (broken,) = [record for record in listed if record.dag_id == "outline_no_json"]
+            assert records.outline_at(session, broken.version) is None
+        finally:  # of others that read all DAGs
+            session.execute(change, {"value": whole})
+
+
+@pytest.mark.usefixtures("airflow_db")
 def test_a_dag_that_changed_is_read_again_and_its_old_version_stays_readable() -> None:
     from airflow.utils.session import create_session
 

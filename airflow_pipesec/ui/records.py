@@ -5,8 +5,9 @@ Nothing here is believed: a state can be set by hand, and an XCom written by han
 
 from __future__ import annotations
 
+import zlib
 from collections import OrderedDict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from threading import Lock
 from typing import Any, NamedTuple
@@ -177,11 +178,10 @@ def outlines(session: Session, records: Iterable[DagRecord]) -> dict[str, Outlin
             missing[UUID(record.version)] = record
     wanted = list(missing)
     for start in range(0, len(wanted), MOST_NAMES):
-        some = wanted[start : start + MOST_NAMES]
-        for row in session.scalars(select(SerializedDagModel).where(SerializedDagModel.dag_version_id.in_(some))):
-            record = missing[row.dag_version_id]
-            found[record.dag_id] = _read(row)
-            _outlines.put(record.version, record.hash, found[record.dag_id])
+        for version, outline in _read_all(session, wanted[start : start + MOST_NAMES]):
+            record = missing[version]
+            found[record.dag_id] = outline
+            _outlines.put(record.version, record.hash, outline)
     return found
 
 
@@ -195,16 +195,30 @@ def outline_at(session: Session, version: str | None) -> Outline | None:
         return None
     known, outline = _outlines.get(version, digest)
     if not known:
-        row = session.scalar(select(SerializedDagModel).where(SerializedDagModel.dag_version_id == UUID(version)))
-        outline = None if row is None else _read(row)
+        outline = dict(_read_all(session, [UUID(version)])).get(UUID(version))
         _outlines.put(version, digest, outline)
     return outline
+
+
+def _read_all(session: Session, versions: Sequence[UUID]) -> Iterator[tuple[UUID, Outline | None]]:
+    """Read versions in one query; where one of them is no JSON, each by itself, so that the others are read."""
+    try:
+        rows = list(session.scalars(select(SerializedDagModel).where(SerializedDagModel.dag_version_id.in_(versions))))
+    except (ValueError, RecursionError):
+        if len(versions) == 1:
+            yield versions[0], None
+            return
+        for version in versions:
+            yield from _read_all(session, [version])
+        return
+    for row in rows:
+        yield row.dag_version_id, _read(row)
 
 
 def _read(row: SerializedDagModel) -> Outline | None:
     try:
         return outline_of(row.data or {})
-    except (KeyError, TypeError, ValueError, AttributeError):
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError, zlib.error):
         return None
 
 
