@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -160,7 +160,7 @@ def _node(task: Any) -> Node:
 def _of_guard(task: Any, cls: type) -> dict[str, Any]:
     mapped = not isinstance(task, Guard)
     given: dict[str, Any] = task.partial_kwargs if mapped else vars(task)
-    on_failure = given.get("on_failure", "fail")
+    on_failure = "mapped" if mapped and _expands(task, "on_failure") else given.get("on_failure", "fail")
     return {
         # An expansion into nothing is skipped; a sensor may be told to skip instead of failing.
         "may_skip": mapped
@@ -170,6 +170,14 @@ def _of_guard(task: Any, cls: type) -> dict[str, Any]:
         "warns": on_failure not in ("fail", "skip_downstream"),
         "threats": tuple(given.get("threats") or getattr(cls, "threats", None) or ()),
     }
+
+
+def _expands(task: Any, name: str) -> bool:
+    """Whether a parameter of a mapped task comes from its expansion, or may: what an XCom holds is only known in a run."""
+    value = task.expand_input.value
+    if isinstance(value, Mapping):
+        return name in value
+    return not isinstance(value, list | tuple) or any(not isinstance(some, Mapping) or name in some for some in value)
 
 
 def data_edges(task: Any) -> set[str]:

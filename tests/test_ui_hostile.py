@@ -832,7 +832,6 @@ def test_a_dag_that_is_written_down_wrongly_is_told_as_that(breakable: str, plai
     unreadable(server, breakable)
 
 
-@pytest.mark.xfail(reason="one copy that cannot be read keeps all others from being read", strict=True)
 @pytest.mark.parametrize(
     "raw",
     [

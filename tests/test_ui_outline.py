@@ -299,9 +299,21 @@ def test_a_guard_that_is_mapped_over_what_it_does_when_it_fails_may_only_warn(ex
         partial = Watch.partial(task_id="g")
         guard = partial.expand(**expanded) if isinstance(expanded, dict) else partial.expand_kwargs(expanded)
         Step(task_id="a") >> guard >> Step(task_id="b")
-    outline = outline_of(written(dag))
+    outline = agreed(dag)
     assert outline.guards["g"].on_failure not in ("fail", "skip_downstream")
     assert outline.coverage.guarded == 0
+
+
+def test_a_guard_that_an_xcom_is_expanded_into_may_only_warn_for_nobody_knows_what_is_in_it() -> None:
+    with new_dag() as dag:
+        Watch.partial(task_id="g").expand_kwargs(give([{"word": "x"}])) >> Step(task_id="b")
+    assert agreed(dag).coverage.guarded == 0
+
+
+def test_a_guard_that_is_expanded_with_other_parameters_alone_does_what_it_was_told() -> None:
+    with new_dag() as dag:
+        Step(task_id="a") >> Watch.partial(task_id="g").expand_kwargs([{"word": "x"}]) >> Step(task_id="b")
+    assert agreed(dag).coverage.guarded == 2
 
 
 def test_a_function_of_a_guard_may_have_an_argument_of_any_name() -> None:
@@ -514,7 +526,7 @@ def test_a_group_within_a_mapped_group_is_mapped_as_well() -> None:
             give(value) >> first >> Step(task_id="work") >> second >> Watch(task_id="third")
 
         each.expand(value=[1, 2])
-    edges = outline_of(written(dag)).edges
+    edges = agreed(dag).edges
     assert edges["each.two.second"] == {"each.one.first": True}
     assert edges["each.third"] == {"each.two.second": True}
 

@@ -187,12 +187,11 @@ def _is_mapped(node: Any) -> bool:
 
 def _goes_along(node: Any, with_task: Any) -> bool:
     """Whether an instance of a task goes with the instance of another that has its map index, in one mapped task group."""
-    group = node.get_closest_mapped_task_group()
-    return (
-        group is not None
-        and group is with_task.get_closest_mapped_task_group()
-        and not (_is_mapped(node) or _is_mapped(with_task))
-    )
+    group, other = node.get_closest_mapped_task_group(), with_task.get_closest_mapped_task_group()
+    if group is None or other is None or _is_mapped(node) or _is_mapped(with_task):
+        return False
+    # Not the objects: what stands in the group itself has a proxy of it.
+    return bool(group.group_id == other.group_id)
 
 
 def instances_above(context: Context) -> list[tuple[str, Collection[int]]]:

@@ -151,10 +151,13 @@ def _given(task: Mapping[str, Any], name: str) -> Any:
 
 def _on_failure(task: Mapping[str, Any]) -> str:
     """What a guard does when it does not pass. One that is mapped over that may do anything."""
-    expanded = _plain((task.get("expand_input") or {}).get("value"))
-    for some in expanded if isinstance(expanded, list) else [expanded]:
-        if isinstance(some, dict) and "on_failure" in some:
-            return "mapped"
+    expansion = task.get("expand_input") or {}
+    raw = expansion.get("value")
+    some_of = _plain(raw) if isinstance(raw, list) else [_plain(raw)]
+    # What an XCom holds is only known in a run.
+    unknown = expansion.get("type") == "list-of-dicts" and not isinstance(raw, list)
+    if unknown or any(not isinstance(some, dict) or "on_failure" in some for some in some_of if some is not None):
+        return "mapped"
     return str(_given(task, "on_failure") or "fail")
 
 
