@@ -309,7 +309,7 @@ def _view(
     mark, why = shown_as(state, outcome, guard.on_failure, ran_below=not _skips_below(outline, key, ran))
     if mark is Mark.SKIPPED and _passed_by(outline, key, ran):
         mark, why = Mark.UNPROVEN, "was skipped, and the run went on without it"
-    by_hand = [act for act in mine if not act.noted and act.task_id is not None and act.event != "post_clear_task_instances"]
+    by_hand = [act for act in mine if act.event == "patch_task_instance" and act.task_id is not None and not act.noted]
     faults = [f"its evidence is refused: {reason}" for reason in refused]
     if state == "success":
         others = [finding.message for finding in problems if finding.control is not GUARD_PASSED]
