@@ -650,8 +650,8 @@ def test_a_run_passes_only_where_every_guard_signed_that_it_passed(
         plays["record_collect"] = Played.PASSED
     if which == "mapped" and index is not None and MIDDLE in plays:
         plays[MIDDLE, index] = plays.pop(MIDDLE)
-    if which == "lenient" and warned:
-        plays[MIDDLE] = Played.WARNED
+    if which == "lenient" and (warned or plays.get(MIDDLE) is Played.FAILED):
+        plays[MIDDLE] = Played.WARNED  # which a failure is there
     if which == "lenient" and plays.get(MIDDLE) is Played.OVERRIDDEN:
         log = True  # that somebody called it a success, as it would have been anyhow, is in the audit log alone
     run_id = next(names)

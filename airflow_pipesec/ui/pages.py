@@ -65,7 +65,13 @@ def verdict(viewer: ViewerDep, dag_id: DagId, run_id: RunId) -> dict[str, str]:
         record, outline = _dag(session, dag_id)
         # Without the audit log: what is remembered is for whoever may read the DAG.
         found = checked(session, _run(session, dag_id, run_id), outline)
-        told = {"dag": record.name, "result": str(found.result), "look": looks.look_of(found.result), "why": found.why}
+        told = {
+            "dag": record.name,
+            "run": run_id,
+            "result": str(found.result),
+            "look": looks.look_of(found.result),
+            "why": found.why,
+        }
         return {name: escaped(text) for name, text in told.items()}
 
 

@@ -84,7 +84,7 @@
     for (const chip of document.querySelectorAll(`[data-result="${CSS.escape(run.id)}"]`)) {
       const small = chip.classList.contains("cell");
       chip.className = small ? `cell ${found.look}` : `chip ${found.look}`;
-      chip.title = `${run.run}: ${found.result}. ${found.why}`;
+      chip.title = `${found.run}: ${found.result}. ${found.why}`;
       if (small) chip.textContent = SIGNS[found.look] ?? "?";
       else chip.textContent = found.result;
       if (small) chip.setAttribute("aria-label", chip.title);
@@ -109,7 +109,7 @@
     item.id = `alarm-${run.id}`;
     link.href = run.href;
     link.dataset.airflow = "";
-    link.textContent = `${found.dag}, ${run.run}`;
+    link.textContent = `${found.dag}, ${found.run}`;
     item.append(link, `: ${found.why}`);
     box.querySelector("ul").append(item);
     box.hidden = false;
