@@ -11,6 +11,7 @@ What was found by running Airflow, and is kept here:
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -145,7 +146,8 @@ def _note(dag: DAG, plan: Effective, added: Sequence[Place], exempt: Mapping[str
     told = {"plan": plan.plan.where, "name": plan.plan.name, "sha256": plan.plan.sha256, "environment": plan.environment}
     for number, place in enumerate(added):
         guard: Any = dag.task_dict[place.task_id]
-        guard.woven = told | ({"exempt": dict(exempt)} if exempt and number == 0 else {})
+        # As text: what Airflow writes down of an object, it does not read back.
+        guard.woven = json.dumps(told | ({"exempt": dict(exempt)} if exempt and number == 0 else {}), sort_keys=True)
 
 
 def standing_faults(dag: DAG, places: Sequence[Place], exempt: Mapping[str, str]) -> Iterator[str]:

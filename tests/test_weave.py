@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from airflow.sdk import TaskGroup, task, task_group
 from airflow_pipesec import secure
 from airflow_pipesec.dags import data_edges
 from airflow_pipesec.errors import PlanError
-from tests.weaving import WATCH, Step, edges, give, new_dag, own, plan, seen, tree
+from tests.weaving import WATCH, Step, Watch, edges, give, new_dag, own, plan, seen, tree
 
 
 @task.branch
@@ -416,3 +417,18 @@ def test_a_stage_that_is_shown_as_a_sentence_has_its_guards_under_its_id() -> No
         Step(task_id="train", task_display_name="Train the model, at last")
     assert secure(dag, plan(before=[WATCH], after=())).added == ("prepare.before_train.watch",)
     assert dag.task_group_dict["prepare.before_train"].label == "before Train the model, at last"
+
+
+def test_airflow_reads_back_what_it_wrote_down_of_a_woven_dag() -> None:
+    from airflow.serialization.serialized_objects import DagSerialization
+
+    with new_dag() as dag:
+        Step(task_id="a") >> Step(task_id="b") >> Step(task_id="c")
+    demanded = plan(task=["a", "b"])
+    demanded["stages"].append({"task": "c", "exempt": "nobody reads it"})
+    secure(dag, demanded)
+    written = json.loads(json.dumps(DagSerialization.to_dict(dag)))
+    assert set(DagSerialization.from_dict(written).task_dict) == set(dag.task_dict)
+    noted = [json.loads(task.woven) for task in dag.task_dict.values() if isinstance(task, Watch)]
+    assert noted[0]["exempt"] == {"c": "nobody reads it"}
+    assert {len(one["sha256"]) for one in noted} == {64}

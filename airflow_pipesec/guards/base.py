@@ -91,8 +91,8 @@ class Guard(metaclass=BaseOperatorMeta):
     template_fields: Collection[str] = ("policy", "on_failure")
     # Set it on your own guard, too. A class that inherits from a guard of this package answers what that one does.
     threats: Collection[str] = ()
-    # What put it there: the plan's place, name and SHA-256, and the stages that the plan exempts. None for a guard by hand.
-    woven: Mapping[str, Any] | None = None
+    # What put it there, as JSON: the plan's place, name and SHA-256, and the stages that the plan exempts. None for one by hand.
+    woven: str | None = None
     operator_extra_links: Collection[BaseOperatorLink] = (EvidenceLink(),)
     ui_color = "#d8e8f0"
     ui_fgcolor = "#102a43"

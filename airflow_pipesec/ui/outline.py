@@ -7,6 +7,7 @@ that plan wove in no guard.
 from __future__ import annotations
 
 import importlib
+import json
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
@@ -213,7 +214,10 @@ def _threats(task: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _guard(task: Mapping[str, Any]) -> GuardOutline:
-    woven = _plain(task.get("woven"))
+    try:
+        woven = json.loads(task.get("woven") or "null")
+    except (TypeError, ValueError):
+        woven = None
     return GuardOutline(
         id=str(task["task_id"]),
         operator=str(task.get("_operator_name") or task.get("task_type") or ""),
