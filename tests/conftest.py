@@ -99,6 +99,15 @@ def fab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 
 
 @pytest.fixture
+def no_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let ``dag.test()`` look again at once: it rests for a second whenever nothing can be started yet."""
+    import time
+
+    sleep = time.sleep
+    monkeypatch.setattr(time, "sleep", lambda seconds: sleep(min(seconds, 0.02)))
+
+
+@pytest.fixture
 def evidence(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder that evidence goes to: the test's own."""
     folder = tmp_path_factory.mktemp("evidence")

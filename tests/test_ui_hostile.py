@@ -245,7 +245,7 @@ def evil(folder: Path) -> DAG:
         woven = {"plan": f"/plans/{EVIL}", "name": EVIL, "sha256": EVIL, "environment": EVIL, "exempt": {STAGE: EVIL}}
         for task in data["dag"]["tasks"]:
             if task["__var"]["task_id"] == FIRST:
-                task["__var"]["woven"] = woven
+                task["__var"]["woven"] = json.dumps(woven)
                 task["__var"]["policy"] = {"fail_on": EVIL, "waivers": [EVIL]}
         session.execute(update(table).where(table.c.dag_id == EVIL_DAG).values(data=data, dag_hash="1" * 32))
         session.execute(update(TaskInstance).where(TaskInstance.dag_id == EVIL_DAG).values(_rendered_map_index=EVIL))
@@ -794,7 +794,8 @@ def broken() -> Iterator[Any]:
         {"_is_mapped": True, "_task_module": "airflow_pipesec.api", "task_type": "app"},
         {"_is_mapped": True, "_task_module": "airflow_pipesec.operators", "task_type": 5},
         {"trigger_rule": {EVIL: EVIL}, "_operator_name": [EVIL], "task_type": {}},
-        {"woven": {"__type": "dict", "__var": {"exempt": [EVIL], "plan": {EVIL: 1}}}},
+        {"woven": json.dumps({"exempt": [EVIL], "plan": {EVIL: 1}})},
+        {"woven": EVIL},
     ):
         one = {"__var": {"task_id": "a", **links, **more}}
         yield {"dag": {"dag_id": "x", "tasks": [one], "task_group": {"children": {"a": ["operator", "a"]}}}}

@@ -20,6 +20,7 @@ from tests.demo import FORGERY, GUARDED, PLAN, WOVEN, Example
 from tests.stack import Stack
 
 NEVER_RAN = (None, "upstream_failed")
+pytestmark = pytest.mark.usefixtures("no_rest")
 # Nobody can set a state by hand in dag.test(): tests/integration/test_by_hand.py does, and the demonstration.
 ATTACKS = [attack for attack in GUARDED.guard_against if attack != FORGERY]
 

@@ -15,6 +15,7 @@ from airflow_pipesec.storage import open_store
 from tests.conftest import PROJECT
 
 FOLDER = PROJECT / "tests" / "dags_woven"
+pytestmark = pytest.mark.usefixtures("no_rest")
 NEVER_RAN = {"None", "upstream_failed", "skipped"}
 
 
