@@ -143,7 +143,10 @@ def put_in(dag: DAG, plan: Effective, places: Sequence[Place], exempt: Mapping[s
 
 def _note(dag: DAG, plan: Effective, added: Sequence[Place], exempt: Mapping[str, str]) -> None:
     """Write on each guard which plan it is of, and on the first one which stages are exempt: the pages in the UI tell it."""
-    told = {"plan": plan.plan.where, "name": plan.plan.name, "sha256": plan.plan.sha256, "environment": plan.environment}
+    # Beside the DAG's file the plan is wherever that is: a bundle may have another folder for each of its versions.
+    beside = os.path.dirname(dag.fileloc)  # noqa: PTH120 - Airflow's file names are text
+    where = plan.plan.where.replace(f"{beside}/", "", 1) if beside else plan.plan.where
+    told = {"plan": where, "name": plan.plan.name, "sha256": plan.plan.sha256, "environment": plan.environment}
     for number, place in enumerate(added):
         guard: Any = dag.task_dict[place.task_id]
         # As text: what Airflow writes down of an object, it does not read back.

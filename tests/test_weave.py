@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -432,3 +433,17 @@ def test_airflow_reads_back_what_it_wrote_down_of_a_woven_dag() -> None:
     noted = [json.loads(task.woven) for task in dag.task_dict.values() if isinstance(task, Watch)]
     assert noted[0]["exempt"] == {"c": "nobody reads it"}
     assert {len(one["sha256"]) for one in noted} == {64}
+
+
+def test_what_is_noted_of_a_plan_beside_the_dag_does_not_depend_on_where_that_is(tmp_path: Path) -> None:
+    noted = []
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "plan.yaml").write_text(json.dumps(plan()))
+        with new_dag() as dag:
+            Step(task_id="a") >> Step(task_id="b")
+        dag.fileloc = str(tmp_path / folder / "dag.py")
+        secure(dag, "plan.yaml")
+        noted.append({task.woven for task in dag.task_dict.values() if isinstance(task, Watch)})
+    assert noted[0] == noted[1]
+    assert json.loads(noted[0].pop())["plan"] == "plan plan.yaml"
