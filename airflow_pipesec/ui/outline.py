@@ -85,6 +85,8 @@ def outline_of(data: Mapping[str, Any]) -> Outline:
     dag = data["dag"]
     defaults = (data.get("client_defaults") or {}).get("tasks") or {}
     tasks = {task["task_id"]: {**defaults, **task} for task in (item["__var"] for item in dag["tasks"])}
+    if not all(isinstance(name, str) for name in tasks):
+        raise TypeError("a task's id is no text")
     upstream: dict[str, list[str]] = {name: [] for name in tasks}
     for name, task in tasks.items():
         for other in task.get("downstream_task_ids") or ():
