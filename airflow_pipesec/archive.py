@@ -44,7 +44,7 @@ from airflow_pipesec.storage import (
 )
 from airflow_pipesec.storage_base import Buffer, within
 
-__all__ = ["LIMIT", "MOST_FILES", "ArchiveStore", "evidence_store", "open_archive", "write_archive"]
+__all__ = ["LIMIT", "MOST_FILES", "ArchiveStore", "evidence_store", "open_archive", "verify_command", "write_archive"]
 
 LIMIT = 256 << 20  # bytes of all files in an archive
 MOST_FILES = 10_000  # of evidence, in an archive
@@ -161,11 +161,16 @@ def _add(made: zipfile.ZipFile, name: str, data: bytes) -> None:
 
 
 def _readme(dag_id: str, run_id: str) -> bytes:
-    ids = f"{_quoted(dag_id)} {_quoted(run_id)}"
-    command = f"pipesec verify-run FILE.zip {ids} --trusted-keys KEYS"
-    if dag_id.startswith("-") or run_id.startswith("-"):  # which would be read as options
-        command = f"pipesec verify-run --trusted-keys KEYS -- FILE.zip {ids}"
+    command = verify_command("FILE.zip", dag_id, run_id, keys="KEYS")
     return _ABOUT.format(dag=printable(dag_id), run=printable(run_id), command=command).encode()
+
+
+def verify_command(archive: str, dag_id: str, run_id: str, *, keys: str) -> str:
+    """Return the command that verifies an archive, whatever the ids are; the two names of files are taken as they are."""
+    ids = f"{_quoted(dag_id)} {_quoted(run_id)}"
+    if dag_id.startswith("-") or run_id.startswith("-"):  # which would be read as options
+        return f"pipesec verify-run --trusted-keys {keys} -- {archive} {ids}"
+    return f"pipesec verify-run {archive} {ids} --trusted-keys {keys}"
 
 
 def _quoted(text: str) -> str:

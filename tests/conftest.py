@@ -68,6 +68,15 @@ def airflow_db() -> Path:
     return _HOME
 
 
+@pytest.fixture
+def session(airflow_db: Path) -> Iterator[Any]:
+    """A session of the run's database, committed at the end."""
+    from airflow.utils.session import create_session
+
+    with create_session(scoped=False) as found:
+        yield found
+
+
 @pytest.fixture(scope="session")
 def s3_server() -> Iterator[S3Server]:
     with seaweedfs() as server:

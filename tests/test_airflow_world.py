@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from datetime import UTC, date, datetime
 from pathlib import Path
 from types import SimpleNamespace
@@ -29,14 +28,6 @@ def plain(airflow_db: Path) -> Any:
     dag = plain_pipeline("world_plain", tags=["team-a"])
     add_dag(dag)
     return dag
-
-
-@pytest.fixture
-def session(airflow_db: Path) -> Iterator[Any]:
-    from airflow.utils.session import create_session
-
-    with create_session(scoped=False) as found:
-        yield found
 
 
 def instances_of(session: Any, run_id: str) -> dict[tuple[str, int], Any]:

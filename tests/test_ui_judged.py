@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any, cast
@@ -54,14 +54,6 @@ def lenient(airflow_db: Path) -> Any:
     dag = plain_pipeline("judged_lenient", on_failure={MIDDLE: "warn"})
     add_dag(dag)
     return dag
-
-
-@pytest.fixture
-def session(airflow_db: Path) -> Iterator[Any]:
-    from airflow.utils.session import create_session
-
-    with create_session(scoped=False) as found:
-        yield found
 
 
 def outline_now(session: Any, dag_id: str) -> Outline:

@@ -15,7 +15,7 @@ from airflow_pipesec.acts import Act, told
 from airflow_pipesec.checks.release import GUARD_PASSED, Known, Release, guard_subject, link_faults, verify_run
 from airflow_pipesec.drawing import LinkMark, Mark
 from airflow_pipesec.evidence import Entry, Evidence, Refused, Witness, part_of
-from airflow_pipesec.findings import Finding, Status
+from airflow_pipesec.findings import Finding, Status, Subject
 from airflow_pipesec.pipeline import Kind, Node
 from airflow_pipesec.ui.outline import Outline
 from airflow_pipesec.ui.records import MOST_INSTANCES, Glimpse, Instance, RunRecord
@@ -212,15 +212,15 @@ def judge(
     findings = list(verify_run(evidence, release, now=now)) if keys else []
     latest = {key: attempts[key][-1].sha256 for key in keys if key in attempts}
     ran = {item.task_id for item in instances if item.state in RAN}
+    problems: dict[Subject, list[Finding]] = {}
+    for finding in findings:
+        if finding.status in (Status.FAIL, Status.ERROR):
+            problems.setdefault(finding.subject, []).append(finding)
     views = []
     for key in keys:
-        problems = [
-            finding
-            for finding in findings
-            if finding.subject == guard_subject(key) and finding.status in (Status.FAIL, Status.ERROR)
-        ]
         mine = [item.reason for item in refused if _is_of(item, key)]
-        views.append(_view(key, outline, of_guards.get(key), attempts.get(key, ()), problems, mine, acts, ran))
+        faults = problems.get(guard_subject(key), ())
+        views.append(_view(key, outline, of_guards.get(key), attempts.get(key, ()), faults, mine, acts, ran))
     views = _ordered(outline, views)
     links = _links(keys, attempts, release, latest)
     marks = _by_task(views, instances, outline)

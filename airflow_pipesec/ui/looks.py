@@ -12,7 +12,7 @@ from airflow_pipesec.drawing import Mark
 from airflow_pipesec.threats import catalogue
 from airflow_pipesec.ui.judged import Result
 
-__all__ = ["LOOKS", "MARK_LOOKS", "airflow_url", "drawn", "look_of", "page_url", "stage_values"]
+__all__ = ["LOOKS", "MARK_LOOKS", "airflow_url", "drawn", "page_url", "stage_values"]
 
 # What a result looks like: the class of its chip. The words say it too.
 LOOKS = {
@@ -44,11 +44,6 @@ MARK_LOOKS = {
 def drawn(svg: str) -> Markup:
     """A picture of ours, in which every text was escaped when it was drawn."""
     return Markup(svg)  # noqa: S704 - see above; the tests draw hostile names
-
-
-def look_of(result: Result) -> str:
-    """Return the class of a result's chip."""
-    return LOOKS[result]
 
 
 def airflow_url(root: str, dag_id: str, run_id: str | None = None, task_id: str | None = None, map_index: int = -1) -> str:

@@ -164,7 +164,7 @@ def overview(session: Session, readable: Iterable[str], query: Query, *, today: 
     for line in lines:
         counts.update(line.severities)
     alarms = _alarms(lines, shown)
-    ordered = [*shown, *(line for line in fitting if line not in shown)]
+    ordered = [*shown, *fitting[:start], *fitting[start + PAGE :]]
     return Overview(
         query=query,
         lines=shown,

@@ -69,7 +69,7 @@ def verdict(viewer: ViewerDep, dag_id: DagId, run_id: RunId) -> dict[str, str]:
             "dag": record.name,
             "run": run_id,
             "result": str(found.result),
-            "look": looks.look_of(found.result),
+            "look": looks.LOOKS[found.result],
             "why": found.why,
         }
         return {name: escaped(text) for name, text in told.items()}

@@ -18,12 +18,16 @@ def organisation() -> dict[str, Any] | None:
 
     What the DAG processor and the workers obey is what they are told; this is what the API server is.
     """
-    url = str(conf.get("pipesec", "plan_url", fallback="") or "").strip()
+    url = _setting("plan_url")
     if not url:
         return None
-    override = str(conf.get("pipesec", "plan_mode", fallback="") or "").strip()
-    environment = str(conf.get("pipesec", "environment", fallback="") or "").strip() or None
-    told: dict[str, Any] = {"place": shown_place(url), "environment": environment, "trouble": None, "signed": bool(_keys())}
+    override, environment = _setting("plan_mode"), _setting("environment") or None
+    told: dict[str, Any] = {
+        "place": shown_place(url),
+        "environment": environment,
+        "trouble": None,
+        "signed": bool(_setting("plan_keys")),
+    }
     try:
         plan = organisation_plan(url)
         return told | {"mode": override or str(plan.mode(environment)), "sha256": plan.sha256, "signed_by": plan.signed_by}
@@ -31,5 +35,5 @@ def organisation() -> dict[str, Any] | None:
         return told | {"mode": override, "sha256": "", "signed_by": None, "trouble": str(error)}
 
 
-def _keys() -> str:
-    return str(conf.get("pipesec", "plan_keys", fallback="") or "").strip()
+def _setting(name: str) -> str:
+    return str(conf.get("pipesec", name, fallback="") or "").strip()

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy.orm import Session
 
+from airflow_pipesec import archive
 from airflow_pipesec.acts import Act, deed
 from airflow_pipesec.drawing import LinkMark, Mark, draw
 from airflow_pipesec.evidence import Witness
@@ -45,19 +45,13 @@ def run_values(session: Session, record: DagRecord, view: RunView, root: str, lo
         "links": links,
         "broken": [link for link in view.links if link.mark is not LinkMark.VERIFIED],
         "guards": [_guard_values(guard, root, run) for guard in view.guards],
-        "counts": [
-            (str(mark), sum(g.mark is mark for g in view.guards), MARK_LOOKS[mark])
-            for mark in Mark
-            if any(g.mark is mark for g in view.guards)
-        ],
-        "findings": findings[:MOST_FINDINGS],
-        "more_findings": more + max(0, len(findings) - MOST_FINDINGS),
+        "counts": [(str(mark), number, MARK_LOOKS[mark]) for mark, number in _marks(view.guards)],
+        **_shown(findings, more),
         "by_hand": [(act, deed(act), _task_of(act)) for act in by_hand],
         "log": log,
         "keys": sorted({(witness.key.name, witness.key.key_id, witness.key.algorithm) for witness in witnesses}),
         "downloads": downloads,
         "dag_href": airflow_url(root, run.dag_id),
-        "airflow": airflow_url(root, run.dag_id, run.run_id),
         "command": verify_command(run.dag_id, run.run_id),
         "users": sorted({witness.attested.triggered_by for witness in witnesses if witness.attested.triggered_by}),
     }
@@ -73,7 +67,7 @@ _DOWNLOADS = ("evidence.zip", "report.html", "findings.json", "findings.sarif")
 
 def verify_command(dag_id: str, run_id: str) -> str:
     """Return the command that verifies the evidence of a run elsewhere."""
-    return f"pipesec verify-run evidence.zip {shlex.quote(dag_id)} {shlex.quote(run_id)} --trusted-keys trusted-keys.yaml"
+    return archive.verify_command("evidence.zip", dag_id, run_id, keys="trusted-keys.yaml")
 
 
 def _task_of(act: Act) -> str:
@@ -153,6 +147,11 @@ def _findings(guards: Iterable[GuardView], root: str, run: RunRecord) -> tuple[l
     return rows, more
 
 
+def _shown(findings: Sequence[Mapping[str, Any]], more: int) -> dict[str, Any]:
+    """As many findings as a table of a page takes, and how many there are besides."""
+    return {"findings": findings[:MOST_FINDINGS], "more_findings": more + max(0, len(findings) - MOST_FINDINGS)}
+
+
 def all_findings(view: RunView) -> tuple[list[dict[str, Any]], int]:
     """Return every finding that was attested in the latest attempts, those that block first, and how many were only counted."""
     return _findings(view.guards, "", view.run)
@@ -218,10 +217,10 @@ def task_values(
     if chosen is None:
         return values
     summary = records.summaries(session, [run.key], [task_id])[run.key].get((task_id, chosen.map_index))
-    return values | {"guard": _guard_values(chosen, root, run), **_attested_values(chosen, summary)}
+    return values | {"guard": _guard_values(chosen, root, run), **_attested_values(chosen, view, root, summary)}
 
 
-def _attested_values(guard: GuardView, summary: Any) -> dict[str, Any]:
+def _attested_values(guard: GuardView, view: RunView, root: str, summary: Any) -> dict[str, Any]:
     told = summary.get("attestation") if isinstance(summary, dict) else None
     witness = guard.witness
     values: dict[str, Any] = {
@@ -237,27 +236,22 @@ def _attested_values(guard: GuardView, summary: Any) -> dict[str, Any]:
     attested = witness.attested
     passed, warned, failed = attested.tests
     known = attested.controls
+    key = guard.task_id, guard.map_index
+    broken = {link.above for link in view.links if link.below == key and link.mark is not LinkMark.VERIFIED}
     controls = [
         {"id": name, "state": state, "look": look, "title": str(known.get(name, {}).get("title") or "")}
         for names, state, look in ((failed, "failed", "stop"), (warned, "let be", "warn"), (passed, "held", "good"))
         for name in names
     ]
-    rows = [finding_values(finding, known, guard.name, None) for finding in attested.findings]
-    rows.sort(key=lambda row: (not row["blocks"], _RANK.get(row["status"], 0), -row["rank"]))
     return values | {
         "attested": attested,
         "controls": controls,
-        "findings": rows[:MOST_FINDINGS],
-        "more_findings": attested.more_findings + max(0, len(rows) - MOST_FINDINGS),
+        **_shown(*_findings([guard], root, view.run)),
         "subjects": [(name, sorted(digests.items())) for name, digests in attested.subjects],
-        "links": [(link, next((one for one in _linked(guard, link) if one), "")) for link in attested.links],
+        "links": [(link, (link.task_id, link.map_index) in broken) for link in attested.links],
         "policy": attested.policy or {},
         "waivers": list(attested.waivers),
     }
 
 
 _MARK_OF = {"PASSED": "good", "FAILED": "stop", "ERROR": "stop"}
-
-
-def _linked(guard: GuardView, link: Any) -> list[str]:
-    return [fault for fault in guard.faults if str(link.task_id) in fault]

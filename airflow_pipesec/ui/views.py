@@ -37,8 +37,7 @@ def overview_values(found: Overview, root: str) -> dict[str, Any]:
     """Return what the overview shows."""
     asked = found.query
     lines = [_line_values(line, root, f"t{number}") for number, line in enumerate(found.lines)]
-    # One part of the ring for each result that there is, the worst first.
-    parts = [(str(result), found.results[result], _TONES[LOOKS[result]]) for result in Result if found.results.get(result)]
+    results = [(str(result), found.results[result], LOOKS[result]) for result in Result if found.results.get(result)]
     return {
         "root": root,
         "asked": asked,
@@ -48,8 +47,10 @@ def overview_values(found: Overview, root: str) -> dict[str, Any]:
         "stages": found.stages,
         "guarded": found.guarded,
         "meter": drawn(charts.meter(found.guarded, found.stages, title="stages guarded, in all DAGs")),
-        "ring": drawn(charts.donut(parts, title="last run of each DAG")),
-        "results": [(str(result), number, LOOKS[result]) for result, number in sorted_results(found.results)],
+        "ring": drawn(
+            charts.donut([(words, number, _TONES[look]) for words, number, look in results], title="last run of each DAG")
+        ),
+        "results": results,
         "severities_found": _counts(found.severities),
         "expiring": [(item, airflow_url(root, item.dag_id)) for item in found.expiring[:MOST_ALARMS]],
         "alarms": [(alarm, airflow_url(root, alarm.dag_id, alarm.run_id)) for alarm in found.alarms[:MOST_ALARMS]],
@@ -67,11 +68,6 @@ def overview_values(found: Overview, root: str) -> dict[str, Any]:
 def _to_verify(root: str, runs: Iterable[tuple[str, str, Result]]) -> str:
     """The runs whose evidence the page's script has verified, as it reads them: mark, DAG, id, address and what is shown."""
     return json.dumps([(render.run_mark(dag, run), dag, run, airflow_url(root, dag, run), shown) for dag, run, shown in runs])
-
-
-def sorted_results(found: Mapping[Result, int]) -> list[tuple[Result, int]]:
-    """Return the results that there are, the worst first."""
-    return [(result, found[result]) for result in Result if found.get(result)]
 
 
 def _asked(query: Query) -> dict[str, Any]:
@@ -92,7 +88,6 @@ def _line_values(line: Line, root: str, name: str) -> dict[str, Any]:
         "why": line.why,
         "run": line.run,
         "run_href": airflow_url(root, dag_id, line.run.run_id) if line.run else None,
-        "checked": line.checked is not None,
         "stages": line.stages,
         "guarded": line.guarded,
         "guards": len(line.outline.guards) if line.outline is not None else 0,
@@ -121,7 +116,6 @@ def dag_values(session: Session, record: DagRecord, outline: Outline | None, roo
         "record": record,
         "outline": outline,
         "organisation": organisation(),
-        "airflow": airflow_url(root, record.dag_id),
     }
     if outline is None:
         return values
@@ -129,7 +123,8 @@ def dag_values(session: Session, record: DagRecord, outline: Outline | None, roo
     runs = records.recent_runs(session, [record.dag_id], TREND)[record.dag_id]
     seen = records.glimpses(session, [run.key for run in runs], outline.guards)
     stood = [(run, glimpsed(outline, seen[run.key])) for run in runs]
-    last = stood[-1] if stood else None
+    came_to = [(run, claimed(run, marks.values())) for run, marks in stood]
+    last = came_to[-1] if came_to else None
     naked = {stage.id for stage in coverage.naked}
     picture = draw(
         outline.pipeline,
@@ -145,21 +140,17 @@ def dag_values(session: Session, record: DagRecord, outline: Outline | None, roo
         "picture": drawn(picture),
         "naked": sorted(naked),
         "last": last[0] if last else None,
-        "last_result": str(claimed(last[0], last[1].values())) if last else None,
-        "last_look": LOOKS[claimed(last[0], last[1].values())] if last else None,
+        "last_result": str(last[1]) if last else None,
+        "last_look": LOOKS[last[1]] if last else None,
         "threats": [(threat, _where(coverage, threat.id)) for threat in catalogue().values()],
         "answered": len(catalogue()) - len(coverage.unanswered),
         "stages": [stage_values(stage) for stage in coverage.stages],
         "guards": [_history(name, outline, stood, root) for name in outline.pipeline.nodes if name in outline.guards],
-        "runs": [(run, airflow_url(root, run.dag_id, run.run_id), str(claimed(run, marks.values()))) for run, marks in stood],
-        "check": _to_verify(root, _latest_first(stood) if outline.guards else []),
+        "runs": [(run, airflow_url(root, run.dag_id, run.run_id), str(result)) for run, result in came_to],
+        "check": _to_verify(root, [(run.dag_id, run.run_id, result) for run, result in reversed(came_to) if outline.guards]),
         "idle": coverage.idle,
         "plans": _plans(outline),
     }
-
-
-def _latest_first(stood: Sequence[tuple[RunRecord, Mapping[str, Mark]]]) -> list[tuple[str, str, Result]]:
-    return [(run.dag_id, run.run_id, claimed(run, marks.values())) for run, marks in reversed(stood)]
 
 
 def _notes(coverage: Coverage) -> dict[str, str]:
