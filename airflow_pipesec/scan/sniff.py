@@ -1,0 +1,137 @@
+"""Sniff: a part is what its bytes say, whatever it is called; and where a loader could read it as two things, it is both or neither.
+
+The order matters little, for magic numbers differ. What could be a pickle as well is looked at as one too: ``pickle.load`` executes
+what it comes upon before it finds that the rest is none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from airflow_pipesec.scan.scanner import Unscannable
+
+if TYPE_CHECKING:
+    from airflow_pipesec.scan.scanner import Part
+    from airflow_pipesec.scan.views import View
+
+__all__ = ["HEAD", "form_of", "look"]
+
+HEAD = 4096
+HDF5 = b"\x89HDF\r\n\x1a\n"
+
+# Each form's module in this package, and the function in it that looks at a part.
+FORMS: dict[str, tuple[str, str]] = {
+    "pickle": ("pickles", "look_pickle"),
+    "npy": ("arrays", "look_npy"),
+    "zip": ("zips", "look_zip"),
+    "tar": ("tars", "look_tar"),
+    "7z": ("sevenzip", "look_7z"),
+    "gzip": ("streams", "look_stream"),
+    "zlib": ("streams", "look_stream"),
+    "bzip2": ("streams", "look_stream"),
+    "xz": ("streams", "look_stream"),
+    "lzma": ("streams", "look_stream"),
+    "lz4": ("streams", "look_stream"),
+    "zfile": ("streams", "look_stream"),
+    "hdf5": ("hdf5", "look_hdf5"),
+    "gguf": ("gguf", "look_gguf"),
+    "safetensors": ("safetensors", "look_safetensors"),
+    "json": ("configs", "look_json"),
+    "onnx": ("onnx", "look_onnx"),
+    "savedmodel": ("savedmodel", "look_savedmodel"),
+    "executable": ("plain", "look_executable"),
+    "xgboost": ("plain", "look_xgboost"),
+    "catboost": ("plain", "look_catboost"),
+    "text": ("plain", "look_text"),
+}
+
+_MAGIC: tuple[tuple[bytes, str], ...] = (
+    (b"PK\x03\x04", "zip"),
+    (b"PK\x05\x06", "zip"),
+    (b"PK\x07\x08", "zip"),
+    (b"7z\xbc\xaf\x27\x1c", "7z"),
+    (b"\x1f\x8b", "gzip"),
+    (b"BZh", "bzip2"),
+    (b"\xfd7zXZ\x00", "xz"),
+    (b"\x04\x22\x4d\x18", "lz4"),
+    (b"\x93NUMPY", "npy"),
+    (HDF5, "hdf5"),
+    (b"GGUF", "gguf"),
+    (b"CBM1", "catboost"),
+    (b"binf", "xgboost"),
+    (b"{L\x00\x00\x00\x00\x00\x00\x00\x07learner", "xgboost"),
+    (b"ZF", "zfile"),
+)
+_UNKNOWN_TO_US = (
+    (b"\x28\xb5\x2f\xfd", "Zstandard"),
+    (b"Rar!\x1a\x07", "RAR"),
+    (b"MSCF", "cabinet"),
+    (b"xar!", "xar"),
+)
+
+
+def look(part: Part) -> None:
+    """Look at a part as what its bytes say it is, and as whatever else a loader could take it for."""
+    if not part.size:
+        raise Unscannable("is empty")
+    head = part.view.read_at(0, HEAD)
+    form = form_of(part.view, head)
+    if form != "pickle":
+        _other_readings(part, head, form)
+    if not form:
+        what = next(
+            (f"is a {name} archive, which is not read here" for magic, name in _UNKNOWN_TO_US if head.startswith(magic)), ""
+        )
+        part.scan.unknown += not what
+        raise Unscannable(what or "is of no format that is known here")
+    _function(form)(part)
+
+
+def _function(form: str) -> Callable[[Part], None]:
+    module, name = FORMS[form]
+    found: Callable[[Part], None] = getattr(import_module(f"airflow_pipesec.scan.{module}"), name)
+    return found
+
+
+def form_of(view: View, head: bytes) -> str:
+    """Return the format that bytes are of, by what they are; ``""`` for none that is known."""
+    from airflow_pipesec.scan import onnx, pickles, plain, safetensors, savedmodel, streams, tars
+
+    for magic, form in _MAGIC:
+        if head.startswith(magic):
+            return form
+    if head[:1] == b"\x80" and pickles.is_pickle(view):
+        return "pickle"
+    if plain.is_executable(head):
+        return "executable"
+    if safetensors.is_safetensors(view, head):
+        return "safetensors"
+    if tars.is_tar(head):
+        return "tar"
+    if onnx.is_onnx(view):
+        return "onnx"
+    if savedmodel.is_savedmodel(view):
+        return "savedmodel"
+    if pickles.is_pickle(view):
+        return "pickle"
+    if plain.is_text(view):
+        return "json" if head.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] in (b"{", b"[") else "text"
+    # A compressed stream of these has hardly a magic number: whether they are one is found out by decompressing a little.
+    return streams.bare_stream(head)
+
+
+def _other_readings(part: Part, head: bytes, form: str) -> None:
+    """Tell of what a part is besides the format that it starts with."""
+    from airflow_pipesec.scan import pickles, zips
+
+    pickles.shadow(part)
+    if form != "zip" and zips.ends_as_zip(part.view):
+        part.unscannable("is a ZIP archive for readers that look at its end, and something else for others")
+    if form != "hdf5":
+        place = 512
+        while place < min(part.size, 1 << 20):
+            if part.view.read_at(place, 8) == HDF5:
+                part.unscannable("is an HDF5 file for readers that look further on, and something else for others", place)
+            place *= 2
