@@ -16,11 +16,11 @@ Names are exact: no pattern, and no dot inside of a name unless the attribute of
 
 * ``any``; ``data``: constants and tuples, lists, dicts and sets of such; ``none``, ``bool``, ``int``, ``float``, ``str``,
   ``bytes``, ``tuple``, ``list``, ``dict``, ``set``;
-* ``type``: a name that stands under ``new``; ``function``: a name that stands under ``call`` with ``any``; ``name``: any allowed one;
-* ``made``: an instance of what is allowed; ``torch``: bytes that are looked at as a torch file; ``"=text"``: this text and no other.
+* ``type``: a name that stands under ``new``; ``function``: one under ``call`` with ``any``; ``name``: any that is allowed;
+* ``made``: an instance of what is allowed; ``torch``: bytes that are looked at as a torch file; ``"=text"``: just this text.
 
-``|`` stands between alternatives, ``?`` after one that may be left out, ``...`` after the last for any number of them. Other sections
-(``keras``, ``tensorflow_ops``, ``onnx_domains``, ``torchscript``, ``formats``) are lists of names for the formats of that name.
+``|`` stands between alternatives, ``?`` after one that may be left out, ``...`` after the last for any number of them. Other
+sections (``keras``, ``tensorflow_ops``, ``onnx_domains``, ``torchscript``, ``formats``) are lists of names for these formats.
 """
 
 from __future__ import annotations
@@ -36,18 +36,37 @@ from typing import Any, NamedTuple
 from airflow_pipesec.errors import ConfigurationError, StorageError
 from airflow_pipesec.findings import printable
 
-__all__ = ["AllowList", "Argument", "Entry", "LISTS", "RIGHTS"]
+__all__ = ["LISTS", "RIGHTS", "AllowList", "Argument", "Entry"]
 
 HERE = Path(__file__).parent / "allow"
 MAX_BYTES = 4 << 20
 RIGHTS = ("new", "call", "name")
 LISTS = ("keras", "tensorflow_ops", "onnx_domains", "torchscript", "formats")
-KINDS = frozenset("any data none bool int float str bytes tuple list dict set type function name made torch".split())
+KINDS = frozenset(
+    (
+        "any",
+        "data",
+        "none",
+        "bool",
+        "int",
+        "float",
+        "str",
+        "bytes",
+        "tuple",
+        "list",
+        "dict",
+        "set",
+        "type",
+        "function",
+        "name",
+        "made",
+    )
+) | {"torch"}
 _NAME = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
 
 
 class Entry(NamedTuple):
-    """One line of the allow-list: the right (``new``, ``call``, ``name``, or the list it stands in), and what it is a right to."""
+    """One line of the allow-list: the right (``new``, ``call``, ``name``, or the list it stands in), and what it is to."""
 
     right: str
     module: str

@@ -1,9 +1,9 @@
 """Scanner: one artifact, looked at part by part, within limits, and what was found in it.
 
 A part is a file, or what lies in one: a member of an archive, a decompressed stream, a pickle within an array. Each format is a
-function that takes a :class:`Part` and tells it what it saw. Two things can be wrong with a part. *Unsafe*: loading it may do what
-is not on the allow-list. *Unscannable*: nobody can tell, for it is broken, encrypted, too large, or of no known form. Both block;
-and what raises here, a defect or an attack on this very scanner, is unscannable as well.
+function that takes a :class:`Part` and tells it what it saw. Two things can be wrong with a part. *Unsafe*: loading it may do
+what is not on the allow-list. *Unscannable*: nobody can tell, for it is broken, encrypted, too large, or of no known form. Both
+block; and what raises here, a defect or an attack on this very scanner, is unscannable as well.
 """
 
 from __future__ import annotations
@@ -82,9 +82,9 @@ def named(text: str | bytes) -> str:
 class Scan:
     """What is found in one artifact: problems, the formats that were seen, and the entries of the allow-list that it uses.
 
-    ``refused`` holds the names that are not on it, as ``module:name``. ``siblings`` are the names of the files in the artifact's own
-    folder and below it, for formats that refer to such; ``references`` are the names of those that it reads as raw numbers, and
-    nothing else. ``unknown`` counts the parts that are of no known format.
+    ``refused`` holds the names that are not on it, as ``module:name``. ``siblings`` are the names of the files in the artifact's
+    own folder and below it, for formats that refer to such; ``references`` are the names of those that it reads as raw numbers,
+    and nothing else. ``unknown`` counts the parts that are of no known format.
     """
 
     def __init__(self, allow: AllowList, limits: Limits | None = None, siblings: Collection[str] = ()) -> None:
@@ -122,8 +122,8 @@ class Scan:
 class Part:
     """A stretch of bytes that some loader reads as a file, and what it is called within the artifact.
 
-    ``form`` is the format that it is read as, once that is known. ``known`` is set where the part's place tells what it is for, so
-    that its format's rules can be stricter (``"torch"`` for the pickle of a torch archive).
+    ``form`` is the format that it is read as, once that is known. ``known`` is set where the part's place tells what it is for:
+    ``"torch"`` for the pickle of a torch archive, ``"file:…"`` with its name for the artifact itself.
     """
 
     view: View
@@ -170,7 +170,7 @@ class Part:
         return Part(view, self.scan, f"{self.name}/{shown}" if self.name else shown, self.depth + 1, known)
 
     def look(self, form: Callable[[Part], None] | None = None) -> None:
-        """Look at this part: as what its bytes say it is, or by the given format's function. Problems are kept, none is raised."""
+        """Look at this part as what its bytes say it is, or by the given format's function. Problems are kept, none is raised."""
         from airflow_pipesec.scan.sniff import look
 
         try:

@@ -1,7 +1,7 @@
-"""Sniff: a part is what its bytes say, whatever it is called; and where a loader could read it as two things, it is both or neither.
+"""Sniff: a part is what its bytes say, whatever it is called; and where a loader could read it as two things, it is both.
 
-The order matters little, for magic numbers differ. What could be a pickle as well is looked at as one too: ``pickle.load`` executes
-what it comes upon before it finds that the rest is none.
+What could be a pickle as well is followed as one too: ``pickle.load`` executes what it comes upon before it finds that the rest
+is none.
 """
 
 from __future__ import annotations

@@ -1,0 +1,155 @@
+"""Calls: a pickle calls and makes only what the allow-list has, with what the allow-list says; all else it does is told."""
+
+from __future__ import annotations
+
+import _compat_pickle
+from typing import TYPE_CHECKING, Any, Final
+
+from airflow_pipesec.scan.allow import Entry
+from airflow_pipesec.scan.scanner import Unscannable
+from airflow_pipesec.scan.values import UNKNOWN, Blob, Made, Name, fits
+from airflow_pipesec.scan.views import Memory
+
+if TYPE_CHECKING:
+    from airflow_pipesec.scan.scanner import Part
+
+__all__ = ["WRAPPERS", "Broken", "Caller"]
+
+WRAPPERS: Final = (("joblib.numpy_pickle", "NumpyArrayWrapper"), ("sklearn.externals.joblib.numpy_pickle", "NumpyArrayWrapper"))
+"""What stands for an array in a file of joblib's; the array's bytes follow the opcode that gives it its state."""
+
+MOST_NAMES = 1000  # kept of those that are refused
+_NEWOBJ, _NEWOBJ_EX = ("copyreg", "__newobj__"), ("copyreg", "__newobj_ex__")
+_LATIN1 = frozenset(("latin1", "latin-1", "iso-8859-1"))
+# Reading on takes what these make, allowed or not.
+_FOLLOWED = frozenset((*WRAPPERS, ("numpy", "dtype")))
+
+
+class Broken(Unscannable):
+    """No reader gets past this place."""
+
+
+class Caller:
+    """Judges what a pickle refers to, calls and makes. Offsets are those of the opcodes, in the part.
+
+    ``flavour`` and ``shadow`` are those of :class:`~airflow_pipesec.scan.machine.Machine`.
+    """
+
+    def __init__(self, part: Part, *, flavour: str = "", shadow: bool = False) -> None:
+        self.part, self.scan, self.allow = part, part.scan, part.scan.allow
+        self.flavour, self.shadow = flavour, shadow
+        self.names: dict[tuple[str, str], Name] = {}
+        self.told: set[str] = set()
+
+    def tell(self, why: str, offset: int) -> None:
+        """Tell of something unsafe, each only once."""
+        if why not in self.told and len(self.told) < MOST_NAMES:
+            self.told.add(why)
+            self.part.unsafe(f"read as a pickle, {why}" if self.shadow else why, offset)
+
+    def use(self, right: str, name: Name) -> None:
+        """Note that a right was used."""
+        self.scan.used[Entry(right, name.module, name.name)] += 1
+
+    def find(self, module: str, name: str, protocol: int, offset: int) -> Name:
+        """Return a name with the rights to it, as ``Unpickler.find_class`` would the thing itself."""
+        if protocol < 3:  # as pickle's fix_imports has it
+            if (module, name) in _compat_pickle.NAME_MAPPING:
+                module, name = _compat_pickle.NAME_MAPPING[module, name]
+            elif module in _compat_pickle.IMPORT_MAPPING:
+                module = _compat_pickle.IMPORT_MAPPING[module]
+        found = self.names.get((module, name))
+        if found is None:
+            found = self.names[module, name] = Name(module, name, self._rights(module, name))
+            if not found.rights and not self.shadow:
+                if len(self.scan.refused) < MOST_NAMES:
+                    self.scan.refused.add(f"{module}:{name}")
+                self.tell(f"refers to {found}, which is not on the allow-list", offset)
+        return found
+
+    def _rights(self, module: str, name: str) -> tuple[str, ...]:
+        rights = self.allow.rights(module, name)
+        if not rights and self.flavour == "torchscript" and module.partition(".")[0] == "__torch__":
+            return ("new", "call", "name")  # resolved by torch's own compiler, among the archive's code
+        if not rights and (module, name) in (_NEWOBJ, _NEWOBJ_EX):
+            return ("call",)  # what opcodes of their own do as well
+        return rights
+
+    def call(self, function: Any, args: Any, offset: int) -> Any:
+        """Return what calling a function gives, and tell where that is not allowed."""
+        if not isinstance(args, tuple):
+            if isinstance(args, Made) or args is UNKNOWN:
+                self.tell("calls a function with arguments that it works out", offset)
+                return UNKNOWN
+            raise Broken("is a broken pickle: what a function is called with is no tuple", offset)
+        if not isinstance(function, Name):
+            if function is not UNKNOWN:
+                self.tell("calls what is no name", offset)
+            return UNKNOWN
+        pair = (function.module, function.name)
+        if not function.rights:
+            if self.shadow:
+                self.tell(f"calls {function}, which is not on the allow-list", offset)
+            return Made(function, args) if pair in _FOLLOWED else UNKNOWN
+        if pair == _NEWOBJ and args:
+            return self.new(args[0], args[1:], offset)
+        if pair == _NEWOBJ_EX and len(args) == 3:
+            return self.new(args[0], args[1], offset)
+        if "call" not in function.rights:
+            self.tell(f"calls {function}, which the allow-list does not let it", offset)
+            return UNKNOWN
+        signature = self.allow.call.get(pair)
+        wrong = None if signature is None else fits(args, signature, self.allow)
+        if wrong is not None:
+            self.tell(f"calls {function} with other arguments than the allow-list has (argument {wrong + 1})", offset)
+            return UNKNOWN
+        self.use("call", function)
+        if pair == ("_codecs", "encode") and len(args) == 2 and args[1] in _LATIN1:
+            return self._encoded(args[0], offset)
+        for value, argument in zip(args, signature or (), strict=False):
+            if "torch" in argument.kinds and not self.shadow:
+                self._torch(value, offset)
+        return Made(function, args)
+
+    def new(self, cls: Any, args: Any, offset: int) -> Any:
+        """Return an instance of a class that is made without calling it, and tell where that is not allowed."""
+        if not isinstance(cls, Name):
+            if cls is not UNKNOWN:
+                self.tell("makes an instance of what is no name", offset)
+            return UNKNOWN
+        if "new" not in cls.rights:
+            if cls.rights or self.shadow:
+                self.tell(f"makes an instance of {cls}, which the allow-list does not let it", offset)
+            return Made(cls) if (cls.module, cls.name) in _FOLLOWED else UNKNOWN
+        self.use("new", cls)
+        return Made(cls, args if isinstance(args, tuple) else ())
+
+    def nested(self, blob: Blob, head: bytes) -> None:
+        """Look at bytes that begin as a pickle does: somebody may load them later."""
+        if self.shadow or not (len(head) > 3 and head[0] == 0x80 and head[1] <= 5):
+            return
+        from airflow_pipesec.scan.pickles import look_nested
+
+        self.part.child(blob.content(self.scan.limits.text), f"bytes at {blob.start:,}").look(look_nested)
+
+    def _encoded(self, text: Any, offset: int) -> Any:
+        """Bytes, as protocols before 3 write them: as a text of the same numbers."""
+        if type(text) is str:
+            try:
+                raw = text.encode("latin-1")
+            except UnicodeEncodeError:
+                raise Broken("is a broken pickle: a text has characters that are no bytes", offset) from None
+            self.nested(Blob("bytes", Memory(raw), 0, len(raw)), raw)
+            return raw
+        if not isinstance(text, Blob) or text.kind != "str":
+            return UNKNOWN
+        made = Blob("bytes", text.view, text.start, text.length, latin1=True, encoding=text.encoding)
+        head = text.view.read_at(text.start, 64).decode(text.encoding, "ignore")[:4].encode("latin-1", "replace")
+        self.nested(made, head)
+        return made
+
+    def _torch(self, value: Any, offset: int) -> None:
+        """Look at bytes that ``torch.load`` is to read."""
+        if isinstance(value, bytes | Blob):
+            view = Memory(value) if isinstance(value, bytes) else value.content(self.scan.limits.text)
+            self.part.child(view, f"bytes before {offset:,}").look()
