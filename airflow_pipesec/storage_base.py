@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import os
 import re
+import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -19,10 +21,12 @@ __all__ = [
     "MAX_DEPTH",
     "SINGLE",
     "Buffer",
+    "FilePlaces",
     "Hasher",
     "Irregular",
     "Kind",
     "Listing",
+    "Places",
     "Scanned",
     "Source",
     "Store",
@@ -55,6 +59,22 @@ class Source(Protocol):
 
     def readinto(self, buffer: memoryview, /) -> int | None:
         """Fill the buffer, or a part of it, and return how many bytes; 0 at the end."""
+
+
+class Places(Protocol):
+    """A file that is read at any place of it; what it gains or loses meanwhile does not count."""
+
+    version: str | None
+
+    @property
+    def size(self) -> int:
+        """How many bytes it has."""
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        """Return ``length`` bytes from ``offset`` on; fewer, or none, only at the end."""
+
+    def unchanged(self) -> bool:
+        """Whether all that was read is of one and the same file, which nobody changed meanwhile."""
 
 
 class Kind(StrEnum):
@@ -200,6 +220,19 @@ class Store(ABC):
     def open(self) -> AbstractContextManager[IO[bytes]]:
         """Open the root, a plain file, for reading at any place of it; what is remote is first copied to a nameless file."""
 
+    @contextmanager
+    def places(self, name: str = SINGLE) -> Iterator[Places]:
+        """Open a file for reading at any place of it: only what is asked for is fetched, where the storage can do that.
+
+        Here a copy is read, in a nameless file.
+        """
+        buffer = memoryview(bytearray(CHUNK))
+        with tempfile.TemporaryFile(prefix="pipesec-") as copy, self.stream(name) as source:
+            while count := source.readinto(buffer):
+                copy.write(buffer[:count])
+            copy.flush()
+            yield FilePlaces(copy.fileno(), self.describe(name))
+
     @abstractmethod
     def mark(self, name: str = SINGLE) -> str:
         """Return text that stays the same as long as nobody changes or replaces the file; it says nothing else."""
@@ -211,6 +244,36 @@ class Store(ABC):
     def same_place(self, other: Store) -> bool:
         """Whether writing to one of the two replaces the other."""
         return self.address == other.address
+
+
+class FilePlaces:
+    """A plain file by its descriptor, which stays the caller's to close."""
+
+    version: str | None = None
+
+    def __init__(self, descriptor: int, where: str) -> None:
+        self.descriptor, self.where = descriptor, where
+        self._state = self._now()
+        self.size = self._state[0]
+
+    def _now(self) -> tuple[int, int, int]:
+        status = os.fstat(self.descriptor)
+        return status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        """Read from the file, within the size that it had when it was opened."""
+        length = min(length, self.size - offset)
+        if length <= 0 or offset < 0:
+            return b""
+        with os_errors(self.where):
+            data = os.pread(self.descriptor, length, offset)
+            while len(data) < length and (more := os.pread(self.descriptor, length - len(data), offset + len(data))):
+                data += more
+        return data
+
+    def unchanged(self) -> bool:
+        """Whether size and times are those that it had when it was opened."""
+        return self._now() == self._state
 
 
 def within(data: bytes, limit: int, where: str) -> bytes:

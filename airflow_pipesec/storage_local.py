@@ -23,6 +23,7 @@ from airflow_pipesec.storage_base import (
     MAX_DEPTH,
     SINGLE,
     Buffer,
+    FilePlaces,
     Hasher,
     Irregular,
     Kind,
@@ -164,6 +165,14 @@ class LocalStore(Store):
             descriptor = os.open(tail, _READ, dir_fd=folder)
         with plain_file(descriptor, where, buffering=0) as file:
             yield LocalSource(cast("RawIOBase", file), where)
+
+    @contextmanager
+    def places(self, name: str = SINGLE) -> Iterator[FilePlaces]:
+        where = self.describe(name)
+        with os_errors(where), self._place(name) as (folder, tail):
+            descriptor = os.open(tail, _READ, dir_fd=folder)
+        with plain_file(descriptor, where, buffering=0):
+            yield FilePlaces(descriptor, where)
 
     @contextmanager
     def open(self) -> Iterator[IO[bytes]]:

@@ -29,6 +29,7 @@ from airflow_pipesec.storage_base import (
     Irregular,
     Kind,
     Listing,
+    Places,
     Scanned,
     Source,
     Store,
@@ -39,7 +40,7 @@ from airflow_pipesec.storage_base import (
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
-__all__ = ["FsspecStore", "S3Store", "aws_errors"]
+__all__ = ["FsspecStore", "S3Store", "aws_errors", "fs_errors"]
 
 
 class S3Store(Store):
@@ -231,6 +232,12 @@ class S3Store(Store):
     def open(self) -> AbstractContextManager[IO[bytes]]:
         return _copied(data for data, _ in self._stream(SINGLE))
 
+    @contextmanager
+    def places(self, name: str = SINGLE) -> Iterator[Places]:
+        from airflow_pipesec.storage_places import S3Places
+
+        yield S3Places(self, name)
+
     def mark(self, name: str = SINGLE) -> str:
         with aws_errors(self.describe(name)):
             head = self.client.head_object(Bucket=self.bucket, Key=self.key_of(name))
@@ -253,7 +260,7 @@ class FsspecStore(Store):
 
     def listing(self) -> Listing:
         found = Listing()
-        with _fs_errors(self.url):
+        with fs_errors(self.url):
             # Filesystems cache listings: a sensor that waits would never see what arrives.
             self.fs.invalidate_cache()
             root = self.fs.info(self.path)
@@ -298,7 +305,7 @@ class FsspecStore(Store):
         return self.path if name == SINGLE else f"{self.path.rstrip('/')}/{name}"
 
     def _stream(self, name: str) -> Iterator[bytes]:
-        with _fs_errors(self.describe(name)), self.fs.open(self._path(name), "rb") as file:
+        with fs_errors(self.describe(name)), self.fs.open(self._path(name), "rb") as file:
             while data := file.read(CHUNK):
                 yield data
 
@@ -316,13 +323,13 @@ class FsspecStore(Store):
                 yield Scanned(name, hasher.digest(), size)
 
     def read(self, name: str = SINGLE, *, limit: int) -> bytes:
-        with _fs_errors(self.describe(name)), self.fs.open(self._path(name), "rb") as file:
+        with fs_errors(self.describe(name)), self.fs.open(self._path(name), "rb") as file:
             return within(cast(bytes, file.read(limit + 1)), limit, self.describe(name))
 
     def write_pieces(self, pieces: Iterable[Buffer], name: str = SINGLE, *, private: bool = False) -> None:
         target = self._path(name)
         beside = f"{target}.{uuid.uuid4().hex}.tmp"
-        with _fs_errors(self.describe(name)):
+        with fs_errors(self.describe(name)):
             self.fs.makedirs(self.fs._parent(target), exist_ok=True)
             try:
                 with self.fs.open(beside, "wb") as file:
@@ -340,7 +347,7 @@ class FsspecStore(Store):
         where, path = self.describe(name), self._path(name)
         there = f"{printable(where)} exists already and is written only once. Look at who wrote it."
         try:
-            with _fs_errors(where):
+            with fs_errors(where):
                 self.fs.invalidate_cache()
                 if not self.fs.exists(path):
                     self.fs.makedirs(self.fs._parent(path), exist_ok=True)
@@ -358,13 +365,26 @@ class FsspecStore(Store):
     def open(self) -> AbstractContextManager[IO[bytes]]:
         return _copied(self._stream(SINGLE))
 
+    @contextmanager
+    def places(self, name: str = SINGLE) -> Iterator[Places]:
+        from airflow_pipesec.storage_places import FilesystemPlaces
+
+        before = self.mark(name)
+        with fs_errors(self.describe(name)), self.fs.open(self._path(name), "rb") as file:
+            size = getattr(file, "size", None)
+            if isinstance(size, int) and file.seekable():
+                yield FilesystemPlaces(self, name, file, size, before)
+                return
+        with super().places(name) as copied:
+            yield copied
+
     def mark(self, name: str = SINGLE) -> str:
-        with _fs_errors(self.describe(name)):
+        with fs_errors(self.describe(name)):
             self.fs.invalidate_cache()
             return str(self.fs.ukey(self._path(name)))
 
     def remove(self, name: str = SINGLE) -> None:
-        with _fs_errors(self.describe(name)):
+        with fs_errors(self.describe(name)):
             self.fs.rm_file(self._path(name))
 
 
@@ -409,7 +429,7 @@ def _copied(pieces: Iterator[bytes]) -> Iterator[IO[bytes]]:
 
 
 @contextmanager
-def _fs_errors(where: str) -> Iterator[None]:
+def fs_errors(where: str) -> Iterator[None]:
     """Turn a filesystem's errors into ours. What they say may quote the URL with the secrets in it, and is left out.
 
     HTTP's says of whatever it meets that the file was not found; the error behind it says what was met.
