@@ -12,11 +12,15 @@ from typing import Any
 
 from airflow_pipesec.scan.scanner import Unscannable, named
 
-__all__ = ["MOST_NESTED", "MOST_VALUES", "parsed", "walked"]
+__all__ = ["MOST_NESTED", "MOST_VALUES", "NotJson", "parsed", "walked"]
 
 MOST_VALUES = 8_000_000
 """Of one text. The largest tokenizers have two million; a value takes some 64 bytes of memory."""
 MOST_NESTED = 200
+
+
+class NotJson(Unscannable):
+    """What Python's reader of JSON does not take either."""
 
 
 def parsed(data: bytes, what: str) -> Any:
@@ -30,7 +34,7 @@ def parsed(data: bytes, what: str) -> Any:
     except UnicodeDecodeError as error:
         raise Unscannable(f"has {what} that is not UTF-8", error.start) from None
     except json.JSONDecodeError as error:
-        raise Unscannable(f"has {what} that is no valid JSON (character {error.pos:,})") from None
+        raise NotJson(f"has {what} that is no valid JSON (character {error.pos:,})") from None
     except RecursionError:
         raise Unscannable(f"has {what} that is nested too deep to be read") from None
     except ValueError:

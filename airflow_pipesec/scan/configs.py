@@ -1,0 +1,157 @@
+"""Configurations: a JSON file of a model folder holds data, unless it names code; what it names is judged.
+
+Which kind it is follows from its content, not from its name: a Keras configuration, a skops schema, a notebook, or one of the
+many that loaders look into for the names of classes to import and for templates.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from airflow_pipesec.scan.jsons import NotJson, parsed, walked
+from airflow_pipesec.scan.keras import is_config, judge_config
+from airflow_pipesec.scan.scanner import Unscannable, named
+from airflow_pipesec.scan.skops import is_schema, judge_schema
+
+if TYPE_CHECKING:
+    from airflow_pipesec.scan.scanner import Part
+
+__all__ = ["judge_json", "look_json"]
+
+# Where Hugging Face's libraries find the code that comes with a model.
+CODE_KEYS = ("auto_map", "custom_pipelines")
+# The libraries whose classes the parts of a Diffusers pipeline may be, and its own modules that stand in the same place.
+PIPELINE_LIBRARIES = frozenset(
+    (
+        "diffusers",
+        "transformers",
+        "alt_diffusion",
+        "deepfloyd_if",
+        "kandinsky",
+        "latent_diffusion",
+        "paint_by_example",
+        "stable_diffusion",
+        "unclip",
+        "versatile_diffusion",
+        "wuerstchen",
+    )
+)
+# The libraries that an adapter's base model may be of.
+ADAPTER_LIBRARIES = frozenset(("diffusers", "peft", "sentence_transformers", "timm", "torch", "transformers"))
+JSON_NAMES = (".json", ".ipynb")
+
+
+def look_json(part: Part) -> None:
+    """Look at a file that starts as JSON does. What is none, and is not called so either, is text."""
+    if part.size > part.scan.limits.text:
+        raise Unscannable(f"is JSON of more than {part.scan.limits.text:,} bytes")
+    data = part.read(0, part.size)
+    try:
+        value = parsed(data, "content")
+    except NotJson:
+        name = part.known.removeprefix("file:") if part.known.startswith("file:") else part.name.rpartition("/")[2]
+        # Vocabularies start with [PAD], settings with [section], and templates with {%.
+        if name.lower().endswith(JSON_NAMES):
+            raise
+        from airflow_pipesec.scan.plain import look_text
+
+        look_text(part)
+        return
+    judge_json(part, value)
+
+
+def judge_json(part: Part, value: Any) -> None:
+    """Judge a JSON value, whatever kind of configuration it is."""
+    if is_schema(value):
+        part.saw("skops")
+        judge_schema(part, value)
+        return
+    if isinstance(value, dict) and "cells" in value and "nbformat" in value:
+        part.saw("notebook")
+        part.unsafe("is a notebook, which is code")
+        return
+    configs = _keras_configs(value)
+    part.saw("keras" if configs else "json")
+    for each in configs:
+        judge_config(part, each)
+    told: set[str] = set()
+    for each in walked(value):
+        if isinstance(each, dict):
+            for why in _code_named(each):
+                if why not in told:
+                    told.add(why)
+                    part.unsafe(why)
+            _templates(part, each)
+    if isinstance(value, dict) and "_class_name" in value and "_diffusers_version" in value:
+        _pipeline(part, value)
+    if isinstance(value, list):
+        _modules(part, value)
+
+
+def _keras_configs(value: Any) -> list[Any]:
+    """Return the Keras configurations that a loader would take a value for."""
+    if is_config(value):
+        return [value]
+    if not isinstance(value, dict):
+        return []
+    inner = value.get("modelTopology", value)
+    found = [each for each in (inner, inner.get("model_config")) if is_config(each)] if isinstance(inner, dict) else []
+    return [value] if found else []
+
+
+def _code_named(value: dict[str, Any]) -> list[str]:
+    """Return what an object says of code that a loader imports."""
+    found = [f"names code that comes with the model ({key})" for key in CODE_KEYS if value.get(key)]
+    mapping = value.get("auto_mapping")
+    library = mapping.get("parent_library") if isinstance(mapping, dict) else None
+    if library is not None and str(library).partition(".")[0] not in ADAPTER_LIBRARIES:
+        found.append(f"has its base model imported from {named(str(library))}")
+    return found
+
+
+def _templates(part: Part, value: dict[str, Any]) -> None:
+    """Judge the templates that an object holds."""
+    from airflow_pipesec.scan.templates import judge_template
+
+    for key, held in value.items():
+        if "chat_template" not in key and not (key == "template" and value.get("template_format") == "jinja2"):
+            continue
+        for text in _texts(held):
+            try:
+                for why in judge_template(text):
+                    part.unsafe(f"has a template under {named(key)} that {why}")
+            except Unscannable as error:
+                part.unscannable(error.why)
+
+
+def _texts(held: Any) -> list[str]:
+    """Return the texts of a template, or of several: a list of ``{"name", "template"}``, or a mapping by name."""
+    if isinstance(held, str):
+        return [held]
+    inner = held.values() if isinstance(held, dict) else held if isinstance(held, list) else ()
+    return [text for each in inner for text in ([each] if isinstance(each, str) else _inner_texts(each))]
+
+
+def _inner_texts(each: Any) -> list[str]:
+    return [text for text in each.values() if isinstance(text, str)] if isinstance(each, dict) else []
+
+
+def _pipeline(part: Part, value: dict[str, Any]) -> None:
+    """Judge the libraries that the parts of a Diffusers pipeline are imported from."""
+    if not isinstance(value["_class_name"], str):
+        part.unsafe("is a Diffusers pipeline whose class comes with the model")
+    for key, component in value.items():
+        if key.startswith("_") or not isinstance(component, list) or len(component) != 2:
+            continue
+        library = component[0]
+        if library is not None and library not in PIPELINE_LIBRARIES and isinstance(component[1], str):
+            part.unsafe(f"has {named(key)} imported from {named(str(library))}")
+
+
+def _modules(part: Part, value: list[Any]) -> None:
+    """Judge the modules of a Sentence Transformers model, which are imported by name."""
+    for each in value:
+        if isinstance(each, dict) and {"idx", "path", "type"} <= each.keys():
+            name = each["type"]
+            if not isinstance(name, str) or not name.startswith("sentence_transformers."):
+                part.unsafe(f"has a module imported by the name {named(str(name))}")
