@@ -48,9 +48,11 @@ STREAMS = 100_000
 MEMORY = 256 << 20
 """Bytes that the dictionary of one LZMA stream may take."""
 
+OVERHEAD = 16 << 20
 IDLE = 1000
 TRIED = 4096
 _BROKEN = "cannot be decompressed: it is damaged"
+_TOO_WIDE = f"takes more than {MEMORY:,} bytes of memory to decompress"
 
 Stretch = tuple[int, int | None]
 """Of decompressed bytes: how many, and their CRC-32 if it is known."""
@@ -239,8 +241,8 @@ def _run(source: Source, engine: _Engine) -> Iterator[bytes]:
         data = source.more() if starved else b""
         try:
             piece = engine.decompress(data, STEP)
-        except (OSError, ValueError, EOFError, lzma.LZMAError):
-            raise Unscannable(_BROKEN, source.place) from None
+        except (OSError, ValueError, EOFError, lzma.LZMAError) as error:
+            raise Unscannable(_TOO_WIDE if "limit" in str(error) else _BROKEN, source.place) from None
         if piece:
             idle = 0
             yield piece
@@ -301,7 +303,7 @@ def _bzip2(source: Source) -> Iterator[bytes]:
 
 
 def _xz_stream(source: Source) -> Iterator[bytes]:
-    return _run(source, lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=MEMORY))
+    return _run(source, lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=MEMORY + OVERHEAD))
 
 
 def _xz(source: Source) -> Iterator[bytes]:
@@ -310,7 +312,7 @@ def _xz(source: Source) -> Iterator[bytes]:
 
 def unlzma_alone(source: Source, header: bytes = b"") -> Iterator[bytes]:
     """Decompress one LZMA stream after the header of an ``.lzma`` file, which stands in the source unless it is given."""
-    engine = lzma.LZMADecompressor(lzma.FORMAT_ALONE, memlimit=MEMORY)
+    engine = lzma.LZMADecompressor(lzma.FORMAT_ALONE, memlimit=MEMORY + OVERHEAD)
     if header:
         try:
             engine.decompress(header, 0)
@@ -322,7 +324,7 @@ def unlzma_alone(source: Source, header: bytes = b"") -> Iterator[bytes]:
 def unlzma(source: Source, filters: Sequence[dict[str, int]]) -> Iterator[bytes]:
     """Decompress one stream that has no header, by liblzma's filters, of which the last is LZMA2."""
     if any(each.get("dict_size", 0) > MEMORY for each in filters):
-        raise Unscannable(f"takes more than {MEMORY:,} bytes of memory to decompress")
+        raise Unscannable(_TOO_WIDE)
     try:
         engine = lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=list(filters))
     except (lzma.LZMAError, ValueError):
@@ -407,7 +409,7 @@ def bare_stream(head: bytes) -> str:
         dictionary, size = int.from_bytes(head[1:5], "little"), int.from_bytes(head[5:13], "little")
         if 0 < dictionary <= MEMORY and (size < 1 << 40 or size == (1 << 64) - 1):
             try:
-                opened = lzma.LZMADecompressor(lzma.FORMAT_ALONE, memlimit=MEMORY)
+                opened = lzma.LZMADecompressor(lzma.FORMAT_ALONE, memlimit=MEMORY + OVERHEAD)
                 if opened.decompress(head[:TRIED], TRIED) or opened.eof:
                     return "lzma"
             except (lzma.LZMAError, ValueError):

@@ -350,11 +350,12 @@ def _agreeing(headers: Headers, entry: _Entry) -> int:
         size, packed, *values = values
     if values not in ([], [place]):
         raise Unscannable(f"holds {named(entry.name)}, whose local header has a ZIP64 field that is not read here", place)
-    stated = (crc, packed, size)
-    later = entry.flags & _DESCRIBED and not any(stated)
+    # 4.4.4: what the data descriptor says may be zero here; Info-ZIP leaves out the checksum alone.
+    stated = zip((crc, packed, size), (entry.crc, entry.packed, entry.size), strict=True)
+    agree = all(one == other or (not one and entry.flags & _DESCRIBED) for one, other in stated)
     if rest[:long_name] != entry.raw or _name(entry.raw, flags, fields, place) != entry.name:
         raise Unscannable(f"holds {named(entry.name)}, which has another name in its local header", place)
-    if (flags, method) != (entry.flags, entry.method) or not (later or stated == (entry.crc, entry.packed, entry.size)):
+    if (flags, method) != (entry.flags, entry.method) or not agree:
         raise Unscannable(f"holds {named(entry.name)}, whose local header contradicts the central directory", place)
     return place + 30 + int(long_name) + int(long_extra)
 
