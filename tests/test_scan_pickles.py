@@ -342,3 +342,61 @@ def test_only_the_stretch_that_is_looked_at_is_read():
     scan = Scan(SMALL)
     Part(Section(Memory(data), 4, len(data) - 8), scan).look(look_pickle)
     assert whys(scan) == []
+
+
+@pytest.mark.parametrize(
+    "dtype",
+    [
+        "f8",
+        "O",
+        "U5",
+        "S3",
+        "V5",
+        "M8[ns]",
+        "m8[s]",
+        "b1",
+        "f4,O",
+        [("a", [("b", "O")])],
+        [("a", "U3")],
+        ("O", (2,)),
+        ("f4", (2,)),
+    ],
+)
+@pytest.mark.parametrize("protocol", [2, 5])
+def test_the_types_of_numpy_have_the_states_that_numpy_writes(dtype, protocol):
+    made = np.dtype(dtype)
+    assert whys(scanned(pickle.dumps([made, np.zeros(2, made), made], protocol))) == []
+    assert whys(scanned(pickle.dumps(np.dtype("i1,f8", align=True), protocol))) == []
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        b"K\x03\x8c\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00",  # an object that is no pointer
+        b"K\x03\x8c\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x3b",
+        b"K\x03\x8c\x01|NNNK\x08K\x08K\x3f",
+        b"K\x03\x8c\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffN",
+    ],
+)
+def test_a_type_of_numpy_with_a_false_state_is_unsafe(state):
+    data = b"\x80\x04\x8c\x05numpy\x8c\x05dtype\x93\x8c\x02O8\x89\x88\x87R(" + state + b"tb."
+    assert whys(scanned(data), Fault.UNSAFE) == ["gives numpy:dtype a state that numpy does not write"]
+    good = (
+        b"\x80\x04\x8c\x05numpy\x8c\x05dtype\x93\x8c\x02O8\x89\x88\x87R(K\x03\x8c\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK?tb."
+    )
+    assert whys(scanned(good)) == []
+
+
+def test_a_type_of_numpy_that_gets_its_state_when_an_array_uses_it_is_unsafe():
+    made = b"\x8c\x05numpy\x8c\x05dtype\x93\x8c\x02V8\x89\x88\x87R"
+    plain_state = b"(K\x03\x8c\x01|NNNK\x08K\x01K\x00t"
+    inner = b"\x8c\x05numpy\x8c\x05dtype\x93\x8c\x02O8\x89\x88\x87R(K\x03\x8c\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK?tb"
+    object_state = b"(K\x03\x8c\x01|N\x8c\x01a\x85}\x8c\x01a" + inner + b"K\x00\x86sK\x08K\x01K\x1bt"
+    array = b"\x8c\x13numpy._core.numeric\x8c\x0b_frombuffer\x93(C\x0812345678h\x05K\x01\x85\x8c\x01CtR0"
+    assert whys(scanned(b"\x80\x04" + made + object_state + b"b.")) == []
+    for data in (
+        b"\x80\x04" + made + b"q\x05" + array + object_state + b"b.",
+        b"\x80\x04" + made + b"q\x05" + plain_state + b"b" + array + object_state + b"b.",
+        b"\x80\x04" + made + plain_state + b"b" + object_state + b"b.",
+    ):
+        assert "gives numpy:dtype a state when it may be in use already" in whys(scanned(data), Fault.UNSAFE)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from airflow_pipesec.scan.machine import Machine
     from airflow_pipesec.scan.scanner import Part
 
-__all__ = ["Kind", "look_npy", "skip_array"]
+__all__ = ["Kind", "build_dtype", "look_npy", "skip_array"]
 
 MAGIC = b"\x93NUMPY"
 LONGEST_HEADER = 1 << 20
@@ -26,6 +26,9 @@ MOST_FIELDS = 10_000
 DEEPEST = 32
 MOST = 1 << 62
 _TYPE = re.compile(r"[<>=|]?([biufcSaUVmMO])(\d{0,9})(\[\d{0,9}(?:as|fs|ps|ns|us|ms|s|m|h|D|W|M|Y|generic)(?:/\d{1,9})?\])?")
+_HAS_OBJECTS = 0x03  # NPY_ITEM_REFCOUNT, NPY_LIST_PICKLE
+_IS_OBJECT = 0x07  # and NPY_ITEM_IS_POINTER
+_OBJECT_FLAGS = 0x07
 _SIZES = {"b": (1,), "i": (1, 2, 4, 8), "u": (1, 2, 4, 8), "f": (2, 4, 8, 12, 16), "c": (8, 16, 24, 32), "m": (8,), "M": (8,)}
 
 
@@ -140,11 +143,14 @@ def _of_dtype(made: Any, depth: int = 0) -> Kind:
         return kind
     if not isinstance(state, tuple) or len(state) not in (8, 9) or state[0] not in (3, 4):
         raise Unscannable("holds an array of a type that is not read here")
-    _, _, subtype, names, fields, size = state[:6]
+    _, _, subtype, names, fields, size, _, flags = state[:8]
+    if type(flags) is not int or not 0 <= flags < 256:
+        raise Unscannable("holds an array of a type that is not read here")
     extended = str(made.args[0]).lstrip("<>=|")[:1] in ("S", "a", "U", "V")
     if not extended:
         if subtype is not None or names is not None or fields is not None or size != -1:
             raise Unscannable("holds an array of a type that is not read here")
+        _demand_flags(flags, _IS_OBJECT if kind.objects else 0)
         return kind
     if type(size) is not int or not 0 <= size < 1 << 31 or (kind.size not in (0, size)):
         raise Unscannable("holds an array of a type that contradicts itself")
@@ -166,7 +172,38 @@ def _of_dtype(made: Any, depth: int = 0) -> Kind:
             if not 0 <= field[1] <= size - inner.size:
                 raise Unscannable("holds an array of a type that contradicts itself")
             objects = objects or inner.objects
+    _demand_flags(flags, _HAS_OBJECTS if objects else 0)
     return Kind(size, objects)
+
+
+def _demand_flags(flags: int, wanted: int) -> None:
+    """Raise unless a type's flags say of objects what is true of it: numpy goes by them when it takes bytes for pointers."""
+    if flags & _OBJECT_FLAGS & ~(_IS_OBJECT ^ _HAS_OBJECTS) != wanted & ~(_IS_OBJECT ^ _HAS_OBJECTS):
+        raise Unscannable("holds an array of a type that contradicts itself")
+    if wanted == _IS_OBJECT and flags & _OBJECT_FLAGS != _IS_OBJECT:
+        raise Unscannable("holds an array of a type that contradicts itself")
+
+
+def build_dtype(machine: Machine, made: Made, offset: int) -> None:
+    """Tell of a ``numpy.dtype`` that is given another state than numpy writes, or at another time.
+
+    An array goes on using its type: who turns bytes into objects afterwards makes pointers of numbers. numpy gives a type its state
+    before anything else is made.
+    """
+    try:
+        _of_dtype(made)
+    except Unscannable:
+        machine.caller.tell("gives numpy:dtype a state that numpy does not write", offset)
+        return
+    if made.born != machine.caller.made or made.args[1:] not in (
+        (False, True),
+        (0, 1),
+        (False, 1),
+        (True, True),
+        (1, 1),
+        (True, 1),
+    ):
+        machine.caller.tell("gives numpy:dtype a state when it may be in use already", offset)
 
 
 def skip_array(machine: Machine, wrapper: Made) -> None:

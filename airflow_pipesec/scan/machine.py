@@ -336,6 +336,8 @@ class Machine(Constants):
         if not isinstance(target, Made):
             self._demand_instance(target, "sets attributes of")
             return
+        dtype = target.is_of(("numpy", "dtype"))
+        first = target.state is None
         slots = state[1] if isinstance(state, tuple) and len(state) == 2 else None
         if isinstance(slots, Box) and slots.hidden:
             self.caller.tell("sets attributes whose names begin with two underscores", start)
@@ -345,6 +347,14 @@ class Machine(Constants):
             target.state.whole &= state.whole
         else:
             target.state = state
+        if dtype:
+            from airflow_pipesec.scan.arrays import build_dtype
+
+            if not first:
+                target.born = -1
+            build_dtype(self, target, start)
+        else:
+            self.caller.made += 1
         if target.is_of(*WRAPPERS):
             from airflow_pipesec.scan.arrays import skip_array
 
@@ -356,7 +366,7 @@ class Machine(Constants):
         other.outer = [list(items) for items in self.outer]
         other.stack = list(self.stack)
         other.memo = dict(self.memo)
-        other.protocol = self.protocol
+        other.protocol, other.caller.made = self.protocol, self.caller.made
         return other
 
     def persid(self) -> None:

@@ -75,12 +75,15 @@ class Name:
 
 
 class Made:
-    """An instance: of which name, called with what, and its attributes where they matter for reading on."""
+    """An instance: of which name, called with what, and its attributes where they matter for reading on.
 
-    __slots__ = ("args", "name", "state")
+    ``born`` is how many other instances there were that could use this one when it was made.
+    """
 
-    def __init__(self, name: Name | None, args: tuple[Any, ...] = ()) -> None:
-        self.name, self.args = name, args
+    __slots__ = ("args", "born", "name", "state")
+
+    def __init__(self, name: Name | None, args: tuple[Any, ...] = (), born: int = 0) -> None:
+        self.name, self.args, self.born = name, args, born
         self.state: Any = None
 
     def is_of(self, *pairs: tuple[str, str]) -> bool:
