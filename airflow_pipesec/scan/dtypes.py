@@ -153,9 +153,9 @@ class Dtypes:
 
 
 def _code(args: tuple[Any, ...]) -> tuple[str, int]:
-    """Return the letter of a type and its size, 0 where the state tells it."""
-    if not args:
-        raise _Wrong("it has no type")
+    """Return the letter of a type and its size, 0 where the state tells it. It is one of its own, for numpy's are shared."""
+    if len(args) != 3 or type(args[2]) not in (bool, int) or not args[2]:
+        raise _Wrong("it is no copy")
     if isinstance(args[0], Name) and (args[0].module, args[0].name) == ("numpy", "record"):
         return "V", 0
     found = _CODE.fullmatch(args[0]) if isinstance(args[0], str) else None
