@@ -153,6 +153,7 @@ class _Judge:
         self.put_in = _Kind.NONE  # by append and the like, into whatever list
         self.looped = _Kind.NONE
         self.loaded: set[str] = set()
+        self.defined: frozenset[str] = frozenset()
         self.changed = False
         self.macros = {macro.name: macro for macro in tree.find_all(nodes.Macro)}
         self.stored = {name.name for name in tree.find_all(nodes.Name) if name.ctx != "load"}
@@ -250,9 +251,13 @@ class _Judge:
             self.kind(node.node)
 
     def visit_all(self, found: Iterable[Any]) -> None:
-        """Judge statements."""
+        """Judge statements. A macro is surely there from its definition to the end of the statements it stands among."""
+        before = self.defined
         for each in found:
+            if type(each).__name__ == "Macro":
+                self.defined |= {each.name}
             self.visit(each)
+        self.defined = before
 
     def kind(self, node: Any) -> _Kind:
         """Judge an expression and return the kinds of its value."""
@@ -322,8 +327,7 @@ class _Judge:
         base, by = self.kind(node.node), self.kind(key) & ~_BOX
         if by & _TEXT or (by & (_DATA | _PICKED) and base & _PICKED):
             self.refuse(f"takes an item or attribute whose name it puts together (line {node.lineno})")
-        for kind in self.attributes.values():
-            base |= kind
+        base |= self.all_of(base)
         if by & (_WORD | _DATA | _PICKED):
             return base | (_PICKED if by & (_DATA | _PICKED) else _Kind.NONE)
         return base | (_TEXT if base & _WORD and not base & _BOX else _Kind.NONE)
@@ -338,7 +342,15 @@ class _Judge:
             if attribute not in LOOP_NUMBERS:
                 self.refuse(f"uses loop.{named(attribute)} (line {line})")
             return _NUMBER
-        return self.opened(self.kind(node) & ~_SPACE | self.attributes.get(attribute, _Kind.NONE))
+        base = self.kind(node)
+        return self.opened(base & ~_SPACE | (self.attributes.get(attribute, _Kind.NONE) if base & _SPACE else _Kind.NONE))
+
+    def all_of(self, kind: _Kind) -> _Kind:
+        """Of whatever attribute of a namespace, if it may be one."""
+        found = _Kind.NONE
+        for each in self.attributes.values() if kind & _SPACE else ():
+            found |= each
+        return found
 
     def of_call(self, node: Any) -> _Kind:
         """Of a call: of a function, a macro, or a method of a text, list or mapping."""
@@ -357,7 +369,8 @@ class _Judge:
             return _TEXT
         name = called.name
         # One name for two things: it would depend on the way through the template which of them is called.
-        both = name in self.stored or (name in self.macros and (name in self.loaded or name in FUNCTIONS))
+        unsure = name in self.loaded and name not in self.defined
+        both = name in self.stored or (name in self.macros and (unsure or name in FUNCTIONS))
         if both or not (name in FUNCTIONS or name in self.macros or name == "caller"):
             self.refuse(f"calls {named(name)} (line {node.lineno})")
         if name == "namespace":
@@ -423,8 +436,7 @@ class _Judge:
         if name in FILTERS_OF_TEXT or name == "sum":
             return _built(base | given)
         if name == "map":
-            for kind in self.attributes.values():
-                base |= kind
+            base |= self.all_of(base)
             base = base if any(each.key == "attribute" for each in node.kwargs) else _built(base)
         return self.opened(base | given)
 
