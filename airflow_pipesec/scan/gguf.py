@@ -89,9 +89,10 @@ class _Reader(Cursor):
                 window = self.view.read_at(place, 1 << 16)
                 if len(window) < width:
                     raise Unscannable("ends within its header", place)
-            place += width + unpack(window, start)[0]
-            if place > size:
+            length = unpack(window, start)[0]
+            if width + length > size - place:
                 raise Unscannable("ends within a string of its header", place)
+            place += width + length
         self.place = place
 
 
