@@ -31,12 +31,17 @@ SMALL: dict[str, Any] = {
     "max_n_alphas": 3,
     "max_subpopulation": 10,
     "Cs": 2,
+    "thresholds": 3,
+    "max_bins": 8,
 }
 
 
 def estimators() -> Iterator[tuple[str, Any]]:
     """Fit one of each, and some that are made of others."""
-    with warnings.catch_warnings():
+    from threadpoolctl import threadpool_limits
+
+    # So few rows are no work for threads, which only wait for each other.
+    with warnings.catch_warnings(), threadpool_limits(1):
         warnings.simplefilter("ignore")
         yield from _each()
         yield from _more()
@@ -44,7 +49,7 @@ def estimators() -> Iterator[tuple[str, Any]]:
 
 def _data() -> dict[str, Any]:
     random = np.random.RandomState(0)
-    features = random.rand(30, 4)
+    features = random.rand(24, 4)
     return {"X": features, "y": (features[:, 0] > 0.5).astype(int), "targets": features[:, :2] + 0.1, "random": random}
 
 
@@ -66,9 +71,9 @@ def _made(name: str, cls: Any) -> Any:
     from sklearn.dummy import DummyClassifier
     from sklearn.linear_model import LogisticRegression, Ridge
 
-    inner: Any = LogisticRegression() if getattr(cls, "_estimator_type", "") == "classifier" else None
+    inner: Any = LogisticRegression(max_iter=3) if getattr(cls, "_estimator_type", "") == "classifier" else None
     if inner is None:
-        inner = Ridge() if "Regressor" in name or "Regression" in name else LogisticRegression()
+        inner = Ridge() if "Regressor" in name or "Regression" in name else LogisticRegression(max_iter=3)
     steps = (
         [("first", inner), ("second", DummyClassifier())] if "Regressor" not in name else [("first", inner), ("second", Ridge(2))]
     )
@@ -77,7 +82,7 @@ def _made(name: str, cls: Any) -> Any:
             "transformers": [("pass", "passthrough", [0]), ("scale", _scaler(), [1, 2]), ("drop", "drop", [3])]
         },
         "FeatureUnion": {"transformer_list": [("a", _scaler()), ("b", _scaler())]},
-        "Pipeline": {"steps": [("scale", _scaler()), ("model", LogisticRegression())]},
+        "Pipeline": {"steps": [("scale", _scaler()), ("model", LogisticRegression(max_iter=3))]},
         "GridSearchCV": {"estimator": inner, "param_grid": {"C": [1, 2]}, "cv": 2},
         "RandomizedSearchCV": {"estimator": inner, "param_distributions": {"C": [1, 2]}, "cv": 2, "n_iter": 1},
         "HalvingGridSearchCV": {"estimator": inner, "param_grid": {"C": [1, 2]}, "cv": 2},
@@ -88,8 +93,9 @@ def _made(name: str, cls: Any) -> Any:
         "SparseCoder": {"dictionary": np.ones((2, 4))},
         "FunctionTransformer": {"func": np.log1p, "inverse_func": np.expm1},
         "HDBSCAN": {"min_cluster_size": 3},
-        "TunedThresholdClassifierCV": {"estimator": inner, "cv": 2},
+        "TunedThresholdClassifierCV": {"estimator": inner, "cv": 2, "thresholds": 3},
         "SelectKBest": {"k": 2},
+        "SelfTrainingClassifier": {"estimator": LogisticRegression(max_iter=3)},
         "RFECV": {"estimator": inner, "cv": 2, "step": 3},
         "RFE": {"estimator": inner, "step": 3},
         "SequentialFeatureSelector": {"estimator": inner, "cv": 2, "n_features_to_select": 1},
@@ -184,15 +190,15 @@ def _more() -> Iterator[tuple[str, Any]]:
             yield (
                 f"hist-{loss}",
                 ensemble.HistGradientBoostingRegressor(
-                    loss=loss, max_iter=2, **({"quantile": 0.5} if loss == "quantile" else {})
+                    loss=loss, max_iter=1, **({"quantile": 0.5} if loss == "quantile" else {})
                 ).fit(X, numbers + 0.1),
             )
         except (TypeError, ValueError):
             continue  # an older version knows fewer
-    yield "hist-three", ensemble.HistGradientBoostingClassifier(max_iter=2).fit(X, three)
+    yield "hist-three", ensemble.HistGradientBoostingClassifier(max_iter=1).fit(X, three)
     yield (
         "hist-early",
-        ensemble.HistGradientBoostingClassifier(max_iter=2, early_stopping=True).fit(np.tile(X, (3, 1)), np.tile(y, 3)),
+        ensemble.HistGradientBoostingClassifier(max_iter=1, early_stopping=True).fit(np.tile(X, (3, 1)), np.tile(y, 3)),
     )
     for loss in ("squared_error", "absolute_error", "huber", "quantile"):
         yield f"boosting-{loss}", ensemble.GradientBoostingRegressor(loss=loss, n_estimators=2).fit(X, numbers)
@@ -201,13 +207,13 @@ def _more() -> Iterator[tuple[str, Any]]:
     yield "boosting-zero", ensemble.GradientBoostingClassifier(n_estimators=2, init="zero").fit(X, y)
     for loss in ("hinge", "log_loss", "modified_huber", "squared_hinge", "perceptron", "huber", "epsilon_insensitive"):
         try:
-            yield f"sgd-{loss}", linear_model.SGDClassifier(loss=loss, max_iter=2).fit(X, y)
+            yield f"sgd-{loss}", linear_model.SGDClassifier(loss=loss, max_iter=1).fit(X, y)
         except ValueError:
             continue  # log_loss was called log
     for loss in ("squared_error", "huber", "epsilon_insensitive", "squared_epsilon_insensitive"):
-        yield f"sgd-regressor-{loss}", linear_model.SGDRegressor(loss=loss, max_iter=2).fit(X, y)
+        yield f"sgd-regressor-{loss}", linear_model.SGDRegressor(loss=loss, max_iter=1).fit(X, y)
     for power in (0, 1, 1.5, 2, 3):
-        yield f"tweedie-{power}", linear_model.TweedieRegressor(power=power, max_iter=2).fit(X, numbers + 0.1)
+        yield f"tweedie-{power}", linear_model.TweedieRegressor(power=power, max_iter=1).fit(X, numbers + 0.1)
     for criterion in ("squared_error", "friedman_mse", "absolute_error", "poisson"):
         yield f"tree-{criterion}", tree.DecisionTreeRegressor(criterion=criterion, max_depth=2).fit(X, numbers)
     yield (
@@ -257,9 +263,9 @@ def _more() -> Iterator[tuple[str, Any]]:
     )
     yield (
         "pipeline",
-        pipeline.make_pipeline(impute.SimpleImputer(), preprocessing.PolynomialFeatures(), linear_model.LogisticRegression()).fit(
-            X, y
-        ),
+        pipeline.make_pipeline(
+            impute.SimpleImputer(), preprocessing.PolynomialFeatures(), linear_model.LogisticRegression(max_iter=3)
+        ).fit(X, y),
     )
     yield "one-vs-rest", multiclass.OneVsRestClassifier(svm.LinearSVC(max_iter=5)).fit(X, three)
     yield "label-binarizer", preprocessing.LabelBinarizer(sparse_output=True).fit(["a", "b", "c"])
@@ -271,7 +277,7 @@ def _more() -> Iterator[tuple[str, Any]]:
         import pandas as pd
     except ImportError:
         return
-    table = pd.DataFrame({"a": X[:, 0], "b": X[:, 1], "c": ["x", "y", "z"] * 10})
+    table = pd.DataFrame({"a": X[:, 0], "b": X[:, 1], "c": ["x", "y", "z"] * 8})
     columns = compose.ColumnTransformer(
         [
             ("numbers", pipeline.make_pipeline(impute.SimpleImputer(), preprocessing.StandardScaler()), ["a", "b"]),
