@@ -9,8 +9,9 @@ from __future__ import annotations
 import ast
 import math
 import re
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
+from airflow_pipesec.scan.dtypes import Element
 from airflow_pipesec.scan.scanner import Unscannable
 from airflow_pipesec.scan.values import Box, Made, Name
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from airflow_pipesec.scan.machine import Machine
     from airflow_pipesec.scan.scanner import Part
 
-__all__ = ["Kind", "build_dtype", "look_npy", "skip_array"]
+__all__ = ["look_npy", "skip_array"]
 
 MAGIC = b"\x93NUMPY"
 LONGEST_HEADER = 1 << 20
@@ -26,20 +27,10 @@ MOST_FIELDS = 10_000
 DEEPEST = 32
 MOST = 1 << 62
 _TYPE = re.compile(r"[<>=|]?([biufcSaUVmMO])(\d{0,9})(\[\d{0,9}(?:as|fs|ps|ns|us|ms|s|m|h|D|W|M|Y|generic)(?:/\d{1,9})?\])?")
-_HAS_OBJECTS = 0x03  # NPY_ITEM_REFCOUNT, NPY_LIST_PICKLE
-_IS_OBJECT = 0x07  # and NPY_ITEM_IS_POINTER
-_OBJECT_FLAGS = 0x07
 _SIZES = {"b": (1,), "i": (1, 2, 4, 8), "u": (1, 2, 4, 8), "f": (2, 4, 8, 12, 16), "c": (8, 16, 24, 32), "m": (8,), "M": (8,)}
 
 
-class Kind(NamedTuple):
-    """Of a dtype: the bytes of one element, and whether it holds objects, which are pickled."""
-
-    size: int
-    objects: bool
-
-
-def _kind(text: Any) -> Kind:
+def _kind(text: Any) -> Element:
     """Return what a type string such as ``<f8`` says."""
     found = _TYPE.fullmatch(text) if isinstance(text, str) else None
     if found is None:
@@ -48,15 +39,15 @@ def _kind(text: Any) -> Kind:
     if letter == "O":
         if digits not in ("", "4", "8"):
             raise Unscannable("holds an array of a type that is not read here")
-        return Kind(8, True)
+        return Element(8, True)
     if unit and letter not in "mM":
         raise Unscannable("holds an array of a type that is not read here")
     size = int(digits or 0)
     if letter in _SIZES:
         if size not in _SIZES[letter]:
             raise Unscannable("holds an array of a type that is not read here")
-        return Kind(size, False)
-    return Kind(size * 4 if letter == "U" else size, False)
+        return Element(size, False)
+    return Element(size * 4 if letter == "U" else size, False)
 
 
 def _count(shape: Any) -> int:
@@ -69,13 +60,13 @@ def _count(shape: Any) -> int:
     return count
 
 
-def _described(descr: Any, depth: int = 0) -> Kind:
+def _described(descr: Any, depth: int = 0) -> Element:
     """Return what the ``descr`` of a numpy file's header says: a type string, a pair with a shape, or a list of fields."""
     if depth > DEEPEST:
         raise Unscannable("holds an array whose type is nested too deep")
     if isinstance(descr, tuple) and len(descr) == 2:
         inner = _described(descr[0], depth + 1)
-        return Kind(inner.size * _count(descr[1] if isinstance(descr[1], tuple) else (descr[1],)), inner.objects)
+        return Element(inner.size * _count(descr[1] if isinstance(descr[1], tuple) else (descr[1],)), inner.objects)
     if not isinstance(descr, list):
         return _kind(descr)
     if len(descr) > MOST_FIELDS:
@@ -86,7 +77,7 @@ def _described(descr: Any, depth: int = 0) -> Kind:
             raise Unscannable("holds an array of a type that is not read here")
         inner = _described((field[1], field[2]) if len(field) == 3 else field[1], depth + 1)
         size, objects = size + inner.size, objects or inner.objects
-    return Kind(size, objects)
+    return Element(size, objects)
 
 
 def look_npy(part: Part) -> None:
@@ -119,7 +110,7 @@ def look_npy(part: Part) -> None:
             place += kind.size * count
 
 
-def _header(text: str, place: int) -> tuple[Kind, int]:
+def _header(text: str, place: int) -> tuple[Element, int]:
     try:
         header = ast.literal_eval(text.strip())
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
@@ -131,79 +122,6 @@ def _header(text: str, place: int) -> tuple[Kind, int]:
     if not isinstance(header, dict) or set(header) != {"descr", "fortran_order", "shape"}:
         raise Unscannable("has a header that is none of numpy's", place)
     return _described(header["descr"]), _count(header["shape"])
-
-
-def _of_dtype(made: Any, depth: int = 0) -> Kind:
-    """Return what a pickled ``numpy.dtype`` is, from its arguments and its state, as ``dtype.__setstate__`` takes them."""
-    if not isinstance(made, Made) or not made.is_of(("numpy", "dtype")) or not made.args or depth > DEEPEST:
-        raise Unscannable("holds an array of a type that is not read here")
-    kind = _kind(made.args[0])
-    state = made.state
-    if state is None:
-        return kind
-    if not isinstance(state, tuple) or len(state) not in (8, 9) or state[0] not in (3, 4):
-        raise Unscannable("holds an array of a type that is not read here")
-    _, _, subtype, names, fields, size, _, flags = state[:8]
-    if type(flags) is not int or not 0 <= flags < 256:
-        raise Unscannable("holds an array of a type that is not read here")
-    extended = str(made.args[0]).lstrip("<>=|")[:1] in ("S", "a", "U", "V")
-    if not extended:
-        if subtype is not None or names is not None or fields is not None or size != -1:
-            raise Unscannable("holds an array of a type that is not read here")
-        _demand_flags(flags, _IS_OBJECT if kind.objects else 0)
-        return kind
-    if type(size) is not int or not 0 <= size < 1 << 31 or (kind.size not in (0, size)):
-        raise Unscannable("holds an array of a type that contradicts itself")
-    objects = False
-    if subtype is not None:
-        if not isinstance(subtype, tuple) or len(subtype) != 2:
-            raise Unscannable("holds an array of a type that is not read here")
-        inner = _of_dtype(subtype[0], depth + 1)
-        if inner.size * _count(subtype[1] if isinstance(subtype[1], tuple) else (subtype[1],)) != size:
-            raise Unscannable("holds an array of a type that contradicts itself")
-        objects = inner.objects
-    if fields is not None:
-        if not isinstance(fields, Box) or fields.kind != "dict" or not fields.whole or not isinstance(names, tuple):
-            raise Unscannable("holds an array of a type that is not read here")
-        for field in fields.entries.values():
-            if not isinstance(field, tuple) or len(field) not in (2, 3) or type(field[1]) is not int:
-                raise Unscannable("holds an array of a type that is not read here")
-            inner = _of_dtype(field[0], depth + 1)
-            if not 0 <= field[1] <= size - inner.size:
-                raise Unscannable("holds an array of a type that contradicts itself")
-            objects = objects or inner.objects
-    _demand_flags(flags, _HAS_OBJECTS if objects else 0)
-    return Kind(size, objects)
-
-
-def _demand_flags(flags: int, wanted: int) -> None:
-    """Raise unless a type's flags say of objects what is true of it: numpy goes by them when it takes bytes for pointers."""
-    if flags & _OBJECT_FLAGS & ~(_IS_OBJECT ^ _HAS_OBJECTS) != wanted & ~(_IS_OBJECT ^ _HAS_OBJECTS):
-        raise Unscannable("holds an array of a type that contradicts itself")
-    if wanted == _IS_OBJECT and flags & _OBJECT_FLAGS != _IS_OBJECT:
-        raise Unscannable("holds an array of a type that contradicts itself")
-
-
-def build_dtype(machine: Machine, made: Made, offset: int) -> None:
-    """Tell of a ``numpy.dtype`` that is given another state than numpy writes, or at another time.
-
-    An array goes on using its type: who turns bytes into objects afterwards makes pointers of numbers. numpy gives a type its state
-    before anything else is made.
-    """
-    try:
-        _of_dtype(made)
-    except Unscannable:
-        machine.caller.tell("gives numpy:dtype a state that numpy does not write", offset)
-        return
-    if made.born != machine.caller.made or made.args[1:] not in (
-        (False, True),
-        (0, 1),
-        (False, 1),
-        (True, True),
-        (1, 1),
-        (True, 1),
-    ):
-        machine.caller.tell("gives numpy:dtype a state when it may be in use already", offset)
 
 
 def skip_array(machine: Machine, wrapper: Made) -> None:
@@ -228,7 +146,9 @@ def skip_array(machine: Machine, wrapper: Made) -> None:
     subclass, order = entries.get("subclass"), entries.get("order")
     if not isinstance(subclass, Name) or order not in ("C", "F"):
         raise Unscannable("holds an array of joblib's whose description is not read here", start)
-    kind, count = _of_dtype(entries.get("dtype")), _count(entries.get("shape"))
+    kind, count = machine.caller.dtypes.element(entries.get("dtype")), _count(entries.get("shape"))
+    if kind is None:
+        raise Unscannable("holds an array of joblib's whose type is no complete numpy.dtype", start)
     if kind.objects:
         inner = pickles.follow(part, start)
         if inner.result is pickles.BROKEN:

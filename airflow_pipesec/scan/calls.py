@@ -6,6 +6,7 @@ import _compat_pickle
 from typing import TYPE_CHECKING, Any, Final
 
 from airflow_pipesec.scan.allow import Entry
+from airflow_pipesec.scan.dtypes import ARRAYS, Dtypes
 from airflow_pipesec.scan.scanner import Unscannable
 from airflow_pipesec.scan.values import UNKNOWN, Blob, Made, Name, fits
 from airflow_pipesec.scan.views import Memory
@@ -22,7 +23,6 @@ MOST_NAMES = 1000  # kept of those that are refused
 _NEWOBJ, _NEWOBJ_EX = ("copyreg", "__newobj__"), ("copyreg", "__newobj_ex__")
 _LATIN1 = frozenset(("latin1", "latin-1", "iso-8859-1"))
 # Reading on takes what these make, allowed or not.
-_USES_NOTHING = frozenset((("numpy", "dtype"), ("_codecs", "encode")))
 _FOLLOWED = frozenset((*WRAPPERS, ("numpy", "dtype")))
 
 
@@ -41,7 +41,7 @@ class Caller:
         self.flavour, self.shadow = flavour, shadow
         self.names: dict[tuple[str, str], Name] = {}
         self.told: set[str] = set()
-        self.made = 0  # instances that could use a numpy.dtype
+        self.dtypes = Dtypes()
 
     def tell(self, why: str, offset: int) -> None:
         """Tell of something unsafe, each only once."""
@@ -105,15 +105,15 @@ class Caller:
         if wrong is not None:
             self.tell(f"calls {function} with other arguments than the allow-list has (argument {wrong + 1})", offset)
             return UNKNOWN
+        if told := self.dtypes.wrong_call(pair, args):
+            self.tell(told, offset)
         self.use("call", function)
-        if pair not in _USES_NOTHING:
-            self.made += 1
         if pair == ("_codecs", "encode") and len(args) == 2 and args[1] in _LATIN1:
             return self._encoded(args[0], offset)
         for value, argument in zip(args, signature or (), strict=False):
             if "torch" in argument.kinds and not self.shadow:
                 self._torch(value, offset)
-        return Made(function, args, self.made)
+        return Made(function, args)
 
     def new(self, cls: Any, args: Any, offset: int) -> Any:
         """Return an instance of a class that is made without calling it, and tell where that is not allowed."""
@@ -125,8 +125,9 @@ class Caller:
             if cls.rights or self.shadow:
                 self.tell(f"makes an instance of {cls}, which the allow-list does not let it", offset)
             return Made(cls) if (cls.module, cls.name) in _FOLLOWED else UNKNOWN
+        if args and (cls.module, cls.name) in ARRAYS:
+            self.tell(f"makes an instance of {cls} over bytes of its own", offset)
         self.use("new", cls)
-        self.made += 1
         return Made(cls, args if isinstance(args, tuple) else ())
 
     def nested(self, blob: Blob, head: bytes) -> None:

@@ -14,10 +14,26 @@ from typing import Any, Final, NamedTuple
 from airflow_pipesec.scan.scanner import Unscannable
 from airflow_pipesec.scan.values import Blob, Box, Made, Name
 
-__all__ = ["DTYPE", "Dtypes", "Element"]
+__all__ = ["ARRAYS", "DTYPE", "Dtypes", "Element"]
 
 DTYPE: Final = ("numpy", "dtype")
 STRINGS: Final = ("numpy._core._internal", "_convert_to_stringdtype_kwargs")
+ARRAYS: Final = (
+    *((f"numpy.{core}.multiarray", "_reconstruct") for core in ("core", "_core")),
+    ("numpy.ma.core", "_mareconstruct"),
+    *(("numpy", name) for name in ("ndarray", "matrix", "recarray")),
+    ("numpy.rec", "recarray"),
+    ("numpy.core.records", "recarray"),
+    ("numpy.matrixlib.defmatrix", "matrix"),
+    ("numpy.ma", "MaskedArray"),
+    ("numpy.ma.core", "MaskedArray"),
+)
+"""What makes an array that is given its type and its elements afterwards."""
+# What takes a type and elements at once: which argument is the type, and whether it may be one with objects.
+_MAKERS: Final = {
+    **{(f"numpy.{core}.numeric", "_frombuffer"): (1, False) for core in ("core", "_core")},
+    **{(f"numpy.{core}.multiarray", "scalar"): (0, True) for core in ("core", "_core")},
+}
 MOST = 1_000_000  # dtypes of one pickle
 _CODE = re.compile(r"[<>=|]?([biufcSaUVmMO?])(\d{0,9})")
 _SIZES: Final[dict[str, tuple[int, ...]]] = {
@@ -75,6 +91,23 @@ class Dtypes:
             return Element(16, objects=True)  # pickled as a list, like objects
         return self.complete[id(made)][1] if id(made) in self.complete else None
 
+    def wrong_call(self, pair: tuple[str, str], args: tuple[Any, ...]) -> str:
+        """Return why something of numpy's must not be called, or made without calling it, with these; ``""`` if it may."""
+        if pair in _MAKERS:
+            place, may_hold_objects = _MAKERS[pair]
+            kind = self.element(args[place]) if place < len(args) else None
+            if kind is None:
+                return "makes an array or a scalar of a type that is no complete numpy.dtype"
+            if kind.objects and (not may_hold_objects or isinstance(args[1], bytes | Blob)):
+                return "makes objects of bytes"
+        return ""
+
+    def copy(self) -> Dtypes:
+        """Return the same, to go on from."""
+        other = Dtypes()
+        other.complete, other.sealed = dict(self.complete), dict(self.sealed)
+        return other
+
     def wrong_array(self, state: Any) -> str:
         """Return why an array (of numpy or a class made from it) must not get this state; ``""`` if it may."""
         # numpy.ndarray.__reduce__: (1, shape, dtype, in Fortran's order, the elements); numpy.ma adds its mask and fill value.
@@ -101,6 +134,8 @@ class Dtypes:
         if letter not in "SUV":
             if not plain or width != -1:
                 raise _Wrong("a simple type has parts")
+            if letter == "O" and flags != _OBJECT | _OBJECT_TOO:
+                raise _Wrong("its flags are not those of its type")
             return _flagged(Element(size, letter == "O"), flags)
         if type(width) is not int or not 0 <= width < 1 << 31 or size not in (0, width) or (letter == "U" and width % 4):
             raise _Wrong("its size contradicts its name")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from airflow_pipesec.scan.calls import WRAPPERS, Broken
 from airflow_pipesec.scan.constants import LONG_TEXT, WINDOW, Constants
+from airflow_pipesec.scan.dtypes import ARRAYS, DTYPE
 from airflow_pipesec.scan.scanner import Unscannable
 from airflow_pipesec.scan.values import UNKNOWN, Box, Made, Name
 
@@ -271,6 +272,8 @@ class Machine(Constants):
     def _set(self, target: Any, items: list[Any]) -> None:
         if len(items) % 2:
             raise Broken("is a broken pickle: a dictionary has a key without a value", self.place)
+        if id(target) in self.caller.dtypes.sealed:
+            self.caller.tell("changes the fields of a numpy.dtype that is complete", self.place - 1)
         if isinstance(target, Box) and target.kind in ("dict", "list"):
             for number in range(0, len(items), 2):
                 target.set(items[number], items[number + 1])
@@ -336,8 +339,6 @@ class Machine(Constants):
         if not isinstance(target, Made):
             self._demand_instance(target, "sets attributes of")
             return
-        dtype = target.is_of(("numpy", "dtype"))
-        first = target.state is None
         slots = state[1] if isinstance(state, tuple) and len(state) == 2 else None
         if isinstance(slots, Box) and slots.hidden:
             self.caller.tell("sets attributes whose names begin with two underscores", start)
@@ -347,18 +348,18 @@ class Machine(Constants):
             target.state.whole &= state.whole
         else:
             target.state = state
-        if dtype:
-            from airflow_pipesec.scan.arrays import build_dtype
-
-            if not first:
-                target.born = -1
-            build_dtype(self, target, start)
-        else:
-            self.caller.made += 1
+        if wrong := self._wrong_state(target, state):
+            self.caller.tell(wrong, start)
         if target.is_of(*WRAPPERS):
             from airflow_pipesec.scan.arrays import skip_array
 
             skip_array(self, target)
+
+    def _wrong_state(self, target: Made, state: Any) -> str:
+        """Return why an object of numpy's must not get a state; ``""`` if it may."""
+        if target.is_of(DTYPE):
+            return self.caller.dtypes.wrong_state(target, state)
+        return self.caller.dtypes.wrong_array(state) if target.is_of(*ARRAYS) else ""
 
     def fork(self) -> Machine:
         """Return a shadow that would go on from here as a reader does who knows nothing of what follows."""
@@ -366,7 +367,7 @@ class Machine(Constants):
         other.outer = [list(items) for items in self.outer]
         other.stack = list(self.stack)
         other.memo = dict(self.memo)
-        other.protocol, other.caller.made = self.protocol, self.caller.made
+        other.protocol, other.caller.dtypes = self.protocol, self.caller.dtypes.copy()
         return other
 
     def persid(self) -> None:

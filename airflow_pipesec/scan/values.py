@@ -75,15 +75,12 @@ class Name:
 
 
 class Made:
-    """An instance: of which name, called with what, and its attributes where they matter for reading on.
+    """An instance: of which name, called with what, and its attributes where they matter for reading on."""
 
-    ``born`` is how many other instances there were that could use this one when it was made.
-    """
+    __slots__ = ("args", "name", "state")
 
-    __slots__ = ("args", "born", "name", "state")
-
-    def __init__(self, name: Name | None, args: tuple[Any, ...] = (), born: int = 0) -> None:
-        self.name, self.args, self.born = name, args, born
+    def __init__(self, name: Name | None, args: tuple[Any, ...] = ()) -> None:
+        self.name, self.args = name, args
         self.state: Any = None
 
     def is_of(self, *pairs: tuple[str, str]) -> bool:
