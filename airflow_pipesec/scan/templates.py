@@ -109,7 +109,7 @@ def judge_template(text: str) -> list[str]:
         if not judge.reasons:
             judge.run(find_undeclared_variables(tree))
     except TemplateSyntaxError as error:
-        raise Unscannable(f"has a template that cannot be parsed (line {error.lineno})") from None
+        raise Unscannable(f"has a template that is no valid Jinja2 (line {error.lineno})") from None
     except RecursionError:
         raise Unscannable("has a template that is nested too deep to be read") from None
     return list(judge.reasons)[:MOST_REASONS]
