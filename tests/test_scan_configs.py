@@ -134,7 +134,7 @@ ATTACKS = {
         "os:system",
     ),
     "a class of one's own": (keras("Mine", {}, "my.layers", "Custom>Mine"), "the class my.layers:Mine"),
-    "a registered object under a known name": (keras("Dense", {}, registered="Custom>Dense"), "registered object :Custom>Dense"),
+    "a registered object under a known name": (keras("Dense", {}, registered="Custom>Dense"), "registered object Custom>Dense"),
     "a function of one's own": (keras("Dense", {"a": keras("function", "mine", "builtins", "function")}), "builtins:mine"),
     "a file operation of TensorFlow": (
         {"class_name": "TFOpLambda", "config": {"function": "io.write_file"}},
@@ -147,10 +147,10 @@ ATTACKS = {
 @pytest.mark.parametrize("attack", ATTACKS)
 def test_an_attack_by_a_keras_configuration_is_unsafe(attack):
     config, why = ATTACKS[attack]
-    for value in (config, model(config), model(keras("TimeDistributed", {"layer": config})), [model(config)][0]):
+    for value in (config, model(config), model(keras("TimeDistributed", {"layer": config}))):
         scan = looked(value)
         assert set(scan.totals) == {Fault.UNSAFE}
-        assert why.replace(":Custom>Dense", "Custom>Dense") in " ".join(problem.why for problem in scan.problems)
+        assert why in " ".join(problem.why for problem in scan.problems)
 
 
 @pytest.mark.parametrize("where", ["compile_config", "build_config", "inbound_nodes"])
@@ -256,6 +256,8 @@ def test_a_skops_node_that_is_not_known_is_unscannable(bad):
 def test_data_is_data():
     for value in (
         {"architectures": ["LlamaForCausalLM"], "hidden_size": 64, "rope_theta": 1e6, "auto_map": None},
+        {"activation_function": "gelu_new", "attn_implementation": "sdpa", "trust_remote_code": False},
+        {"in_features": 1, "activation_function": "torch.nn.modules.activation.Tanh"},
         {"learner": {"version": [2, 0, 0]}, "version": [2, 0, 0]},
         [1, 2, {"a": float("nan")}],
         {"model": {"type": "BPE", "vocab": {"a": 0, "class_name": 1}, "merges": [["a", "b"]]}},
@@ -280,7 +282,13 @@ def test_data_is_data():
             {"_class_name": ["mine", "Mine"], "_diffusers_version": "0"},
             "is a Diffusers pipeline whose class comes with the model",
         ),
-        ({"_class_name": "X", "_diffusers_version": "0", "unet": ["mine", "Unet"]}, "has unet imported from mine"),
+        ({"_class_name": "X", "unet": ["mine", "Unet"]}, "has unet imported from mine"),
+        ({"model_args": {"trust_remote_code": True}}, "names code that comes with the model (trust_remote_code)"),
+        ({"session_options": {"custom_ops_library": "x.so"}}, "names code that comes with the model (custom_ops_library)"),
+        ({"activation_function": "os.abort", "in_features": 1}, "has os.abort imported (activation_function)"),
+        ({"types": {"a": "os.abort"}, "structure": {}}, "has os.abort imported (types)"),
+        ({"attn_implementation": "someone/kernel"}, "has code loaded from someone/kernel (attn_implementation)"),
+        ({"a": [{"_target_": "os.system", "command": "id"}]}, "has os.system called (_target_)"),
         ({"auto_mapping": {"parent_library": "mine"}}, "has its base model imported from mine"),
         (
             {"chat_template": "{{ ''.__class__ }}"},
@@ -299,6 +307,10 @@ def test_data_is_data():
 def test_what_names_code_is_unsafe(value, why):
     scan = looked(value)
     assert [(problem.fault, problem.why) for problem in scan.problems] == [(Fault.UNSAFE, why)]
+
+
+def test_what_may_be_called_may_be_called_by_hydra():
+    assert whys({"x": {"_target_": "lib.make"}}, allow=SKOPS) == []
 
 
 def test_a_template_that_cannot_be_read_is_unscannable():
@@ -337,14 +349,16 @@ def test_text_that_only_starts_as_json_does_is_text():
         assert looked(text, name=name).problems == []
 
 
+KEYS = [
+    *("class_name", "config", "module", "registered_name", "vocabulary"),
+    *("__loader__", "__class__", "__module__", "content", "chat_template", "auto_map", "type"),
+]
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=5),
     lambda inner: (
         st.lists(inner, max_size=3)
         | st.dictionaries(
-            st.sampled_from(
-                "class_name config module registered_name __loader__ __class__ __module__ content chat_template auto_map vocabulary type".split()
-            ),
+            st.sampled_from(KEYS),
             inner,
             max_size=4,
         )

@@ -89,6 +89,11 @@ def test_a_safetensors_header_that_does_not_add_up_is_unscannable(header, size, 
     assert why in scan.problems[0].why
 
 
+def test_metadata_that_have_something_called_are_unsafe():
+    header = {"__metadata__": {"config": "{'_target_': 'os.system'}"}}
+    assert looked(look_safetensors, safetensors(header)).totals == {Fault.UNSAFE: 1}
+
+
 def test_a_safetensors_header_over_the_limit_is_not_read():
     data = safetensors(b"{" + b" " * 2000 + b"}")
     assert "more than 1,000 bytes" in whys(look_safetensors, data, Limits(text=1000))

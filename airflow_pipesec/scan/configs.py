@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from airflow_pipesec.scan.allow import Entry
 from airflow_pipesec.scan.jsons import NotJson, parsed, walked
 from airflow_pipesec.scan.keras import is_config, judge_config
 from airflow_pipesec.scan.scanner import Unscannable, named
@@ -18,8 +19,15 @@ if TYPE_CHECKING:
 
 __all__ = ["judge_json", "look_json"]
 
-# Where Hugging Face's libraries find the code that comes with a model.
-CODE_KEYS = ("auto_map", "custom_pipelines")
+# Where loaders find code that comes with the model: Hugging Face's, and ONNX Runtime GenAI's shared libraries of operators.
+CODE_KEYS = ("auto_map", "custom_ops_library", "custom_pipelines", "trust_remote_code")
+# Names that Sentence Transformers imports and calls, and what they may start with. Other libraries have no dots in theirs.
+IMPORTED = {
+    "activation_fn": "torch.nn.",
+    "activation_function": "torch.nn.",
+    "sbert_ce_default_activation_function": "torch.nn.",
+    "tokenizer_class": "sentence_transformers.",
+}
 # The libraries whose classes the parts of a Diffusers pipeline may be, and its own modules that stand in the same place.
 PIPELINE_LIBRARIES = frozenset(
     (
@@ -77,12 +85,12 @@ def judge_json(part: Part, value: Any) -> None:
     told: set[str] = set()
     for each in walked(value):
         if isinstance(each, dict):
-            for why in _code_named(each):
+            for why in _code_named(part, each):
                 if why not in told:
                     told.add(why)
                     part.unsafe(why)
             _templates(part, each)
-    if isinstance(value, dict) and "_class_name" in value and "_diffusers_version" in value:
+    if isinstance(value, dict) and "_class_name" in value:
         _pipeline(part, value)
     if isinstance(value, list):
         _modules(part, value)
@@ -99,14 +107,42 @@ def _keras_configs(value: Any) -> list[Any]:
     return [value] if found else []
 
 
-def _code_named(value: dict[str, Any]) -> list[str]:
+def _code_named(part: Part, value: dict[str, Any]) -> list[str]:
     """Return what an object says of code that a loader imports."""
     found = [f"names code that comes with the model ({key})" for key in CODE_KEYS if value.get(key)]
     mapping = value.get("auto_mapping")
     library = mapping.get("parent_library") if isinstance(mapping, dict) else None
     if library is not None and str(library).partition(".")[0] not in ADAPTER_LIBRARIES:
         found.append(f"has its base model imported from {named(str(library))}")
+    for key, start in IMPORTED.items():
+        name = value.get(key)
+        if isinstance(name, str) and "." in name and not name.startswith(start):
+            found.append(f"has {named(name)} imported ({key})")
+    if isinstance(value.get("types"), dict) and "structure" in value:
+        found += [f"has {named(str(name))} imported (types)" for name in value["types"].values() if not _is_of_sentences(name)]
+    for key in (each for each in value if each.endswith("attn_implementation")):
+        # A name with a slash is that of a repository, and what is in it is imported.
+        for name in _texts(value[key]):
+            if "/" in name:
+                found.append(f"has code loaded from {named(name)} ({key})")
+    target = value.get("_target_")
+    if target is not None and not _may_be_called(part, str(target)):
+        found.append(f"has {named(str(target))} called (_target_)")
     return found
+
+
+def _is_of_sentences(name: Any) -> bool:
+    return isinstance(name, str) and name.startswith("sentence_transformers.")
+
+
+def _may_be_called(part: Part, target: str) -> bool:
+    """Whether the allow-list has the right to call what Hydra would look up and call."""
+    module, _, name = target.rpartition(".")
+    if "call" not in part.scan.allow.rights(module, name):
+        part.scan.refused.add(f"{module}:{name}")
+        return False
+    part.scan.used[Entry("call", module, name)] += 1
+    return True
 
 
 def _templates(part: Part, value: dict[str, Any]) -> None:
@@ -152,6 +188,5 @@ def _modules(part: Part, value: list[Any]) -> None:
     """Judge the modules of a Sentence Transformers model, which are imported by name."""
     for each in value:
         if isinstance(each, dict) and {"idx", "path", "type"} <= each.keys():
-            name = each["type"]
-            if not isinstance(name, str) or not name.startswith("sentence_transformers."):
-                part.unsafe(f"has a module imported by the name {named(str(name))}")
+            if not _is_of_sentences(each["type"]):
+                part.unsafe(f"has a module imported by the name {named(str(each['type']))}")

@@ -1,9 +1,9 @@
 """Keras: a configuration builds only classes and functions of Keras that neither run code from it nor reach for other files.
 
 What Keras calls a configuration is a program: every object ``{"module", "class_name", "config"}`` in it, at any depth, is looked
-up, called and given what stands in it. Its own safe mode was bypassed again and again (CVE-2024-3660, CVE-2025-1550, CVE-2025-8747,
-CVE-2025-9905, CVE-2025-9906, CVE-2025-12058, CVE-2025-49655), so it plays no part here: the names are judged, by section
-``keras`` of the allow-list.
+up, called and given what stands in it. Its own safe mode was bypassed again and again (CVE-2024-3660, CVE-2025-1550,
+CVE-2025-8747, CVE-2025-9905, CVE-2025-9906, CVE-2025-12058, CVE-2025-49655), so it plays no part here: the names are judged, by
+section ``keras`` of the allow-list.
 """
 
 from __future__ import annotations

@@ -54,6 +54,9 @@ def look_safetensors(part: Part) -> None:
     metadata = header.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise Unscannable("has safetensors metadata that are not texts", 8)
+    if any("_target_" in value for value in metadata.values()):
+        # Some libraries keep a configuration there, and have Hydra call what it names.
+        part.unsafe("has metadata that name what is to be called (_target_)", 8)
     end = 0
     for name, (start, stop) in sorted(((name, _extent(name, tensor)) for name, tensor in header.items()), key=lambda one: one[1]):
         if start != end:

@@ -1,7 +1,8 @@
 """Skops: a schema makes objects of allowed classes only, and refers only to allowed functions.
 
 A ``schema.json`` is a tree of nodes. Each names a loader, which is code of skops, and a class or function, which is looked up in
-any module. Skops has its own list of what it trusts; this one does not rely on it (CVE-2024-37065, CVE-2025-54412, CVE-2025-54413).
+any module. Skops has its own list of what it trusts; this one does not rely on it (CVE-2024-37065, CVE-2025-54412,
+CVE-2025-54413).
 """
 
 from __future__ import annotations
