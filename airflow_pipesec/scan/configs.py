@@ -122,9 +122,7 @@ def _code_named(part: Part, value: dict[str, Any]) -> list[str]:
         found += [f"has {named(str(name))} imported (types)" for name in value["types"].values() if not _is_of_sentences(name)]
     for key in (each for each in value if each.endswith("attn_implementation")):
         # A name with a slash is that of a repository, and what is in it is imported.
-        for name in _texts(value[key]):
-            if "/" in name:
-                found.append(f"has code loaded from {named(name)} ({key})")
+        found += [f"has code loaded from {named(name)} ({key})" for name in _texts(value[key]) if "/" in name]
     target = value.get("_target_")
     if target is not None and not _may_be_called(part, str(target)):
         found.append(f"has {named(str(target))} called (_target_)")
