@@ -125,6 +125,13 @@ def test_a_dtype_that_all_share_is_wrong():
     assert "copy" in Dtypes().wrong_state(made, NUMBER)
 
 
+def test_flags_are_a_signed_byte_to_numpy_before_2():
+    known = Dtypes()
+    number = complete(known, "i8", NUMBER)
+    assert fields(known, 8, -112, a=(number, 0)) == ""
+    assert "flags" in fields(known, 8, -1, a=(number, 0))
+
+
 def test_the_dictionary_of_fields_is_sealed():
     known = Dtypes()
     places = box({"a": (complete(known, "i8", NUMBER), 0)})

@@ -208,6 +208,8 @@ def _code(args: tuple[Any, ...]) -> tuple[str, int]:
 
 def _flagged(kind: Element, flags: int) -> Element:
     """Demand the flags that go with it."""
+    if -128 <= flags < 0:
+        flags &= 0xFF  # before numpy 2 they were a signed byte
     if kind.objects:
         right = flags & _OBJECT == _OBJECT and not flags & ~(_OBJECT | _OBJECT_TOO | _ALIGNED)
     else:
