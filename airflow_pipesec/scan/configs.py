@@ -185,6 +185,5 @@ def _pipeline(part: Part, value: dict[str, Any]) -> None:
 def _modules(part: Part, value: list[Any]) -> None:
     """Judge the modules of a Sentence Transformers model, which are imported by name."""
     for each in value:
-        if isinstance(each, dict) and {"idx", "path", "type"} <= each.keys():
-            if not _is_of_sentences(each["type"]):
-                part.unsafe(f"has a module imported by the name {named(str(each['type']))}")
+        if isinstance(each, dict) and {"idx", "path", "type"} <= each.keys() and not _is_of_sentences(each["type"]):
+            part.unsafe(f"has a module imported by the name {named(str(each['type']))}")
