@@ -31,6 +31,9 @@ END_SIZE = 22
 LONGEST_END = END_SIZE + 0xFFFF
 CENTRAL, LOCAL, DESCRIPTOR = b"PK\x01\x02", b"PK\x03\x04", b"PK\x07\x08"
 END_64, LOCATOR_64 = b"PK\x06\x06", b"PK\x06\x07"
+NEWEST = 63
+"""The version 6.3 of the format, which LZMA needs (4.4.3)."""
+
 MOST_ENDS = 100
 PIECE = 1 << 20
 STORED, DEFLATED, BZIP2, LZMA = 0, 8, 12, 14
@@ -229,6 +232,8 @@ def _entries(part: Part, directory: _Directory) -> Iterator[_Entry]:
         flags, method, _, crc, packed, size, long_name, long_extra, long_comment, disk, _, external, start = struct.unpack_from(
             "<2H4L5H2L", header, 8
         )
+        if header[6] > NEWEST:
+            raise Unscannable("is of a version of ZIP that is not read here", place)
         raw = cursor.read(long_name)
         extra = cursor.read(long_extra)
         if len(raw) < long_name or len(extra) < long_extra or not cursor.skip(long_comment):
@@ -338,7 +343,7 @@ def _agreeing(headers: Headers, entry: _Entry) -> int:
     place = entry.header
     raw = headers.at(place, 30)
     flags, method, _, crc, packed, size, long_name, long_extra = struct.unpack_from("<2H4L2H", raw, 6)
-    if not raw.startswith(LOCAL):
+    if not raw.startswith(LOCAL) or raw[4] > NEWEST:
         raise Unscannable(f"holds {named(entry.name)}, whose local header is not where it should be", place)
     rest = headers.at(place + 30, long_name + long_extra)
     fields = _fields(rest[long_name:], place)
