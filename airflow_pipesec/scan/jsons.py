@@ -14,8 +14,9 @@ from airflow_pipesec.scan.scanner import Unscannable, named
 
 __all__ = ["MOST_NESTED", "MOST_VALUES", "NotJson", "parsed", "walked"]
 
-MOST_VALUES = 8_000_000
-"""Of one text. The largest tokenizers have two million; a value takes some 64 bytes of memory."""
+MOST_VALUES = 12_000_000
+"""Of one text, where a list counts as three and an object as eight, for the memory that they take. The largest tokenizers have
+some three million of these."""
 MOST_NESTED = 200
 
 
@@ -26,8 +27,8 @@ class NotJson(Unscannable):
 def parsed(data: bytes, what: str) -> Any:
     """Return the value of a JSON text. ``what`` is what it is called in the :class:`Unscannable` that bad ones raise."""
     # Those within texts count as well: an upper bound is wanted, before anything is built.
-    if data.count(b",") + data.count(b"[") + data.count(b"{") > MOST_VALUES:
-        raise Unscannable(f"has {what} of more than {MOST_VALUES:,} values")
+    if data.count(b",") + 3 * data.count(b"[") + 8 * data.count(b"{") > MOST_VALUES:
+        raise Unscannable(f"has {what} of more values than are read at once")
     try:
         # Python's json guesses at UTF-16 and UTF-32 when it is given bytes.
         return json.loads(data.decode("utf-8-sig"), object_pairs_hook=_object)
