@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from airflow_pipesec.scan.allow import AllowList
 from airflow_pipesec.scan.dtypes import Dtypes, Element
@@ -53,6 +55,17 @@ def of(known: Dtypes, kind: Any) -> Made:
     return made
 
 
+@st.composite
+def structured(draw: Any, depth: int = 2) -> Any:
+    """Make types of fields within fields, with gaps, shapes and titles."""
+    simple = st.sampled_from([np.dtype(code) for code in ("i1", ">f8", "O", "U3", "S2", "V5", "M8[s]", "?")])
+    inner = st.one_of(simple, structured(depth - 1)) if depth else simple
+    kinds = draw(st.lists(inner, min_size=1, max_size=4))
+    shapes = draw(st.lists(st.sampled_from([(), (2,), (1, 3)]), min_size=len(kinds), max_size=len(kinds)))
+    fields = [(f"f{place}", kind, shape) for place, (kind, shape) in enumerate(zip(kinds, shapes, strict=True))]
+    return np.dtype(fields, align=draw(st.booleans()))
+
+
 @pytest.mark.parametrize(
     "kind",
     [
@@ -72,6 +85,14 @@ def of(known: Dtypes, kind: Any) -> Made:
     ids=str,
 )
 def test_what_numpy_writes_of_a_dtype_is_right(kind):
+    known = Dtypes()
+    made = of(known, kind)
+    assert known.element(made) == Element(kind.itemsize, kind.hasobject)
+
+
+@given(structured())
+@settings(max_examples=60, deadline=None)
+def test_whatever_structure_numpy_writes_is_right(kind):
     known = Dtypes()
     made = of(known, kind)
     assert known.element(made) == Element(kind.itemsize, kind.hasobject)
