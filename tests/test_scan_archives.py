@@ -184,6 +184,18 @@ def test_what_torch_writes_is_read() -> None:
     assert zipfile.ZipFile(io.BytesIO(data)).testzip() is None
 
 
+def test_the_sizes_of_a_large_member_are_where_torch_writes_them() -> None:
+    # miniz: both sizes in the extra field, the packed one as zero, and zeros where they do not fit; then a long descriptor.
+    after = b"PK\x07\x08" + struct.pack("<L2Q", zlib.crc32(b"hello"), 5, 5)
+    for sizes in ((5, 0), (5, 5), (0, 0), (5, 0, 0)):
+        extra = b"\x01\x00" + struct.pack(f"<H{len(sizes)}Q", 8 * len(sizes), *sizes)
+        local: dict[str, object] = {"crc": 0, "size": 0, "packed": 0, "extra": extra}
+        assert read(raw_zip(Raw(flags=8, after=after, local=local))) == ({"a.txt": b"hello"}, [])
+        local["extra"] = extra.replace(b"\x05", b"\x06") if 5 in sizes else b"\x01\x00\x08\x00" + b"\x07" * 8
+        with pytest.raises(Unscannable, match=r"a\.txt, whose local header"):
+            read(raw_zip(Raw(flags=8, after=after, local=local)))
+
+
 def test_of_a_large_archive_little_is_read() -> None:
     members = [Raw(f"m/data/{number}".encode(), bytes(200_000)) for number in range(100)]
     data = raw_zip(*members)

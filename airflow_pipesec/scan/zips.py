@@ -348,11 +348,12 @@ def _agreeing(headers: Headers, entry: _Entry) -> int:
     rest = headers.at(place + 30, long_name + long_extra)
     fields = _fields(rest[long_name:], place)
     values = _wide(fields, place)
-    # 4.5.3: both sizes where one does not fit. Torch's writer (miniz) adds the place of the header where that does not fit.
-    if _MAX in (packed, size):
-        if len(values) < 2 or size != _MAX or packed != _MAX:
-            raise Unscannable(f"holds {named(entry.name)}, whose local header has a ZIP64 field that is not read here", place)
+    # 4.5.3: both sizes where one does not fit. Torch's writer (miniz) has them there and zeros in the header, and adds the place
+    # of the header where that does not fit.
+    if len(values) > 1 and ((packed, size) == (_MAX, _MAX) or (entry.flags & _DESCRIBED and not packed and not size)):
         size, packed, *values = values
+    elif _MAX in (packed, size):
+        raise Unscannable(f"holds {named(entry.name)}, whose local header has a ZIP64 field that is not read here", place)
     if values not in ([], [place]):
         raise Unscannable(f"holds {named(entry.name)}, whose local header has a ZIP64 field that is not read here", place)
     # 4.4.4: what the data descriptor says may be zero here; Info-ZIP leaves out the checksum alone.
