@@ -87,6 +87,10 @@ GOOD = {
 {{ message.content }}{% continue %}{% endif -%}
 {%- endfor -%}{% set turn %}{{ messages|length }}{% endset %}{{ turn|int + 1 }}
 {%- macro wrap() %}[{{ caller('a') }}]{% endmacro %}{% call(x) wrap() %}{{ x }}{% endcall %}""",
+    "macros that call each other": """{% macro one(x) %}{% if x is mapping %}{{ two(x) }}{% endif %}{% endmacro %}
+{%- macro two(x) %}{% for k, v in x.items() %}{{ one(v) }}{% endfor %}{% endmacro %}{{ one(messages[0]) }}""",
+    "a variable that all branches set": """{% if tools %}{% set i = 0 %}{% elif x %}{% set i = 1 %}{% else %}{% set i = 2 %}{% endif %}
+{{- messages[i].content[i][messages|length - 1] }}""",
     "plain text": "Below is an instruction. Write a response.",
 }
 
@@ -137,6 +141,15 @@ BAD = [
     "{{ messages[0](1) }}",
     "{% set l = [] %}{% do l.append('__class__') %}{{ ''[l[0]] }}",
     "{% set a = [] %}{% set b = a %}{% do b.append('__class__') %}{{ ''[a[0]] }}",
+    "{% set l = [] %}{{ l.extend(['__class__']) }}{% for x in l %}{{ ''[x] }}{% endfor %}",
+    "{{ ''[{}.setdefault('a', '__class__')] }}",
+    "{% set ns = namespace({'a': '__class__'}) %}{{ ''[ns.a] }}",
+    "{% set ns = namespace() %}{% set ns.a = '__class__' %}{{ ''[[ns]|map(attribute='a')|first] }}",
+    "{% if x %}{% set k = 1 %}{% else %}{% set j = 1 %}{% endif %}{{ ''[k][k] }}",
+    "{% for i in x %}{% set k = 1 %}{% endfor %}{{ ''[k][k] }}",
+    "{% generation %}{% set k = 1 %}{% endgeneration %}{{ ''[k][k] }}",
+    "{{ later() }}{% macro later() %}{% endmacro %}",
+    "{{ x is unheard_of }}",
     "{% macro f(a) %}{{ ''[a] }}{% endmacro %}{{ f('__class__') }}",
     "{% macro f(a='__class__') %}{{ ''[a] }}{% endmacro %}{{ f() }}",
     "{% macro f() %}{{ ''[varargs[0]] }}{% endmacro %}{{ f('__class__') }}",
@@ -186,7 +199,6 @@ def test_every_bad_template_is_refused_within_a_good_one():
     "text",
     [
         "{% if %}",
-        "{{ x is unheard_of }}",
         "{% unheard_of %}",
         "{{ " + "(" * 3000 + "1" + ")" * 3000 + " }}",
         "{{ 1 }}" + " " * (256 << 10),
@@ -196,6 +208,10 @@ def test_every_bad_template_is_refused_within_a_good_one():
 def test_what_cannot_be_read_or_judged_is_unscannable(text):
     with pytest.raises(Unscannable):
         judge_template(text)
+
+
+def test_what_would_take_long_to_render_is_not_rendered():
+    assert judge_template("{{ 'a' * 9999999999 }}{{ 'a'|center(9999999999) }}{% set x = 'a' * 9999999999 %}") == []
 
 
 PIECES = st.sampled_from(

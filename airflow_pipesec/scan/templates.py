@@ -99,15 +99,13 @@ def judge_template(text: str) -> list[str]:
         return []
     try:
         from jinja2 import TemplateSyntaxError
-        from jinja2.meta import find_undeclared_variables
     except ImportError:
         raise Unscannable("has a template, and the package jinja2, which is needed to read it, is not installed") from None
     try:
         tree = _environment().parse(text)
         judge = _Judge(tree)
-        # Only of what is known to be plain syntax: this generates code, which nobody runs.
         if not judge.reasons:
-            judge.run(find_undeclared_variables(tree))
+            judge.run()
     except TemplateSyntaxError as error:
         raise Unscannable(f"has a template that is no valid Jinja2 (line {error.lineno})") from None
     except RecursionError:
@@ -116,7 +114,7 @@ def judge_template(text: str) -> list[str]:
 
 
 def _environment() -> Environment:
-    from jinja2 import Environment
+    from jinja2 import Environment, nodes
     from jinja2.ext import Extension
 
     class Generation(Extension):
@@ -124,15 +122,13 @@ def _environment() -> Environment:
 
         tags = {"generation"}  # noqa: RUF012 - as Jinja2 has it
 
-        def parse(self, parser: Any) -> list[nodes.Node]:
+        def parse(self, parser: Any) -> nodes.Node:
             next(parser.stream)
-            body: list[nodes.Node] = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-            return body
+            body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+            return nodes.Scope(body, lineno=body[0].lineno if body else 1)
 
     # Nothing is rendered: autoescaping, which would be missed here, has no part in it.
-    environment = Environment(extensions=["jinja2.ext.do", "jinja2.ext.loopcontrols", Generation])  # noqa: S701
-    environment.globals.clear()  # so that these count among the names that a template doesn't assign before it uses them
-    return environment
+    return Environment(extensions=["jinja2.ext.do", "jinja2.ext.loopcontrols", Generation])  # noqa: S701
 
 
 def _is_inner(name: str) -> bool:
@@ -152,10 +148,11 @@ class _Judge:
         self.arguments = _Kind.NONE  # of all calls of macros
         self.put_in = _Kind.NONE  # by append and the like, into whatever list
         self.looped = _Kind.NONE
-        self.loaded: set[str] = set()
+        # Names that are surely the template's own at a place. All others are, or may be, given with the messages.
         self.defined: frozenset[str] = frozenset()
         self.changed = False
         self.macros = {macro.name: macro for macro in tree.find_all(nodes.Macro)}
+        self.outermost = frozenset(macro.name for macro in tree.body if isinstance(macro, nodes.Macro))
         self.stored = {name.name for name in tree.find_all(nodes.Name) if name.ctx != "load"}
         names = [name.name for name in tree.find_all(nodes.Name)] + list(self.macros)
         names += [keyword.key for keyword in tree.find_all(nodes.Keyword)]
@@ -172,9 +169,8 @@ class _Judge:
         if len(self.reasons) < MOST_REASONS:
             self.reasons[why] = None
 
-    def run(self, undeclared: Iterable[str]) -> None:
+    def run(self) -> None:
         """Work out the kinds of all variables, and judge every expression by them."""
-        self.loaded = set(undeclared)
         for _ in range(MOST_PASSES):
             self.changed = False
             self.visit(self.tree)
@@ -215,49 +211,66 @@ class _Judge:
             kind = self.kind(node.iter)
             self.looped |= kind
             self.store(node.target, kind)
-            if node.test is not None:
-                self.kind(node.test)
-            self.visit_all((*node.body, *node.else_))
+            self.block(node.body, _names(node.target), node.test)
+            self.block(node.else_)
         elif name == "If":
-            self.kind(node.test)
-            self.visit_all((*node.body, *node.elif_, *node.else_))
+            self.branches(node)
         elif name in ("Macro", "CallBlock"):
-            for place, target in enumerate(reversed(node.args), 1):
-                default = self.kind(node.defaults[-place]) if place <= len(node.defaults) else _Kind.NONE
-                self.store(target, default | (self.arguments if name == "CallBlock" else _Kind.NONE))
-            if name == "CallBlock":
-                self.kind(node.call)
-            self.visit_all(node.body)
+            self.macro(node)
         elif name == "Assign":
             self.store(node.target, self.kind(node.node))
+            self.defined |= _names(node.target)
         elif name == "AssignBlock":
-            if node.filter is not None:
-                self.kind(node.filter)
+            self.block(node.body, (), node.filter)
             self.store(node.target, _TEXT)
-            self.visit_all(node.body)
+            self.defined |= _names(node.target)
         elif name == "FilterBlock":
-            self.kind(node.filter)
-            self.visit_all(node.body)
+            self.block(node.body, (), node.filter)
         elif name == "With":
             for target, value in zip(node.targets, node.values, strict=True):
                 self.store(target, self.kind(value))
-            self.visit_all(node.body)
+            self.block(node.body, [each for target in node.targets for each in _names(target)])
         elif name in ("Template", "Scope"):
-            self.visit_all(node.body)
+            self.block(node.body)
         elif name == "Output":
             for each in node.nodes:
                 self.kind(each)
         elif name == "ExprStmt":
             self.kind(node.node)
 
-    def visit_all(self, found: Iterable[Any]) -> None:
-        """Judge statements. A macro is surely there from its definition to the end of the statements it stands among."""
+    def block(self, body: Iterable[Any], names: Iterable[str] = (), test: Any = None) -> frozenset[str]:
+        """Judge statements where some more names are defined, and return what is after them. What they define ends with them."""
         before = self.defined
-        for each in found:
-            if type(each).__name__ == "Macro":
-                self.defined |= {each.name}
+        self.defined |= frozenset(names)
+        if test is not None:
+            self.kind(test)
+        for each in body:
             self.visit(each)
-        self.defined = before
+        after, self.defined = self.defined, before
+        return after
+
+    def branches(self, node: Any) -> None:
+        """Judge a condition: what each of its branches defines is defined after it."""
+        self.kind(node.test)
+        ends = [self.block(node.body)]
+        for each in node.elif_:
+            self.kind(each.test)
+            ends.append(self.block(each.body))
+        ends.append(self.block(node.else_))
+        self.defined = frozenset.intersection(*ends)
+
+    def macro(self, node: Any) -> None:
+        """Judge a macro, or a call with a block, which is one."""
+        is_macro = type(node).__name__ == "Macro"
+        for place, target in enumerate(reversed(node.args), 1):
+            default = self.kind(node.defaults[-place]) if place <= len(node.defaults) else _Kind.NONE
+            self.store(target, default | (_Kind.NONE if is_macro else self.arguments))
+        if is_macro:
+            self.defined |= {node.name}
+        else:
+            self.kind(node.call)
+        # The outermost macros are there by the time that another is called, wherever among the statements they stand.
+        self.block(node.body, [*(each.name for each in node.args), *(self.outermost if is_macro else ())])
 
     def kind(self, node: Any) -> _Kind:
         """Judge an expression and return the kinds of its value."""
@@ -295,12 +308,12 @@ class _Judge:
         """Of a variable."""
         name = node.name
         function = name in FUNCTIONS or name in OTHER_FUNCTIONS or name in self.macros
-        if name in ("self", "loop", "caller") or (function and (name not in self.stored or name in self.loaded)):
+        if name in ("self", "loop", "caller") or (function and (name in self.macros or name not in self.defined)):
             self.refuse(f"uses {named(name)} as a value (line {node.lineno})")
         found = self.kinds.get(name, _Kind.NONE)
         if name in ("varargs", "kwargs"):
             found |= self.arguments | _BOX
-        if name in self.loaded or name not in self.stored:
+        if name not in self.defined:
             found |= _DATA
         return self.opened(found)
 
@@ -369,14 +382,15 @@ class _Judge:
             return _TEXT
         name = called.name
         # One name for two things: it would depend on the way through the template which of them is called.
-        unsure = name in self.loaded and name not in self.defined
-        both = name in self.stored or (name in self.macros and (unsure or name in FUNCTIONS))
+        both = name in self.stored or (name in self.macros and (name not in self.defined or name in FUNCTIONS))
         if both or not (name in FUNCTIONS or name in self.macros or name == "caller"):
             self.refuse(f"calls {named(name)} (line {node.lineno})")
         if name == "namespace":
+            if node.args:
+                self.refuse(f"makes a namespace of what is not written out (line {node.lineno})")
             for each in node.kwargs:
                 self.note(self.attributes, each.key, self.kind(each.value))
-            return _SPACE | (given if node.args else _Kind.NONE)
+            return _SPACE
         if name in ("range", "raise_exception"):
             return _NUMBER
         if name == "dict":
@@ -442,10 +456,9 @@ class _Judge:
 
     def of_test(self, node: Any) -> _Kind:
         """Of a test."""
-        # Whether a function or macro is there may be asked; what else is done with it is of_call's to judge.
-        if not (
-            node.name in ("defined", "undefined", "callable") and type(node.node).__name__ == "Name" and node.node.name != "self"
-        ):
+        # Whether a function is there may be asked; what else is done with it is of_call's to judge.
+        asked = node.node.name if type(node.node).__name__ == "Name" and node.name in ("defined", "undefined", "callable") else ""
+        if not asked or asked == "self" or (asked in self.macros and asked not in self.defined):
             self.kind(node.node)
         self.applied(node)
         if node.name not in TESTS:
@@ -495,6 +508,13 @@ class _Judge:
 def _built(kind: _Kind) -> _Kind:
     """Of what an operation makes of values: any text, if texts of the template's are among them."""
     return kind | _TEXT if kind & (_WORD | _TEXT | _SPACE) else kind
+
+
+def _names(target: Any) -> frozenset[str]:
+    """Return the names that an assignment defines: none for the attribute of a namespace."""
+    if type(target).__name__ in ("Tuple", "List"):
+        return frozenset(name for each in target.items for name in _names(each))
+    return frozenset((target.name,)) if type(target).__name__ == "Name" else frozenset()
 
 
 def _all_nodes(tree: nodes.Node) -> Iterable[nodes.Node]:
