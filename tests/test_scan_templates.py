@@ -89,8 +89,8 @@ GOOD = {
 {%- macro wrap() %}[{{ caller('a') }}]{% endmacro %}{% call(x) wrap() %}{{ x }}{% endcall %}""",
     "macros that call each other": """{% macro one(x) %}{% if x is mapping %}{{ two(x) }}{% endif %}{% endmacro %}
 {%- macro two(x) %}{% for k, v in x.items() %}{{ one(v) }}{% endfor %}{% endmacro %}{{ one(messages[0]) }}""",
-    "a variable that all branches set": """{% if tools %}{% set i = 0 %}{% elif x %}{% set i = 1 %}{% else %}{% set i = 2 %}{% endif %}
-{{- messages[i].content[i][messages|length - 1] }}""",
+    "a variable that all branches set": """{% if tools %}{% set i = 0 %}{% elif x %}{% set i = 1 %}{% else %}
+{%- set i = 2 %}{% endif %}{{ messages[i].content[i][messages|length - 1] }}""",
     "plain text": "Below is an instruction. Write a response.",
 }
 
