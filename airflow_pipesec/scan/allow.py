@@ -17,7 +17,8 @@ Names are exact: no pattern, and no dot inside of a name unless the attribute of
 * ``any``; ``data``: constants and tuples, lists, dicts and sets of such; ``none``, ``bool``, ``int``, ``float``, ``str``,
   ``bytes``, ``tuple``, ``list``, ``dict``, ``set``;
 * ``type``: a name that stands under ``new``; ``function``: one under ``call`` with ``any``; ``name``: any that is allowed;
-* ``made``: an instance of what is allowed; ``torch``: bytes that are looked at as a torch file; ``"=text"``: just this text.
+* ``made``: an instance of what is allowed; ``torch``: bytes that are looked at as a torch file; ``"=text"``: just this text,
+  or the allowed name that is written so.
 
 ``|`` stands between alternatives, ``?`` after one that may be left out, ``...`` after the last for any number of them. Other
 sections (``keras``, ``tensorflow_ops``, ``onnx_domains``, ``torchscript``, ``formats``) are lists of names for these formats.
@@ -36,7 +37,7 @@ from typing import Any, NamedTuple
 from airflow_pipesec.errors import ConfigurationError, StorageError
 from airflow_pipesec.findings import printable
 
-__all__ = ["LISTS", "RIGHTS", "AllowList", "Argument", "Entry"]
+__all__ = ["LISTS", "RIGHTS", "AllowList", "Argument", "Entry", "written"]
 
 HERE = Path(__file__).parent / "allow"
 MAX_BYTES = 4 << 20
@@ -256,6 +257,17 @@ def _signature(how: Any, place: str) -> Signature:
     if not isinstance(how, list | tuple):
         raise ConfigurationError(f"{place} says how it may be called, which is any, or a list of arguments such as [int, str].")
     return tuple(_argument(text, place) for text in how)
+
+
+def written(signature: Signature) -> str | list[str]:
+    """Return a signature as an allow-list has it."""
+    if signature is None:
+        return "any"
+    found = []
+    for argument in signature:
+        parts = [*sorted(argument.kinds), *(f"={text}" for text in sorted(argument.texts))]
+        found.append("|".join(parts) + ("..." if argument.repeated else "?" if argument.optional else ""))
+    return found
 
 
 def _argument(text: Any, place: str) -> Argument:

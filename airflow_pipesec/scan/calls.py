@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import _compat_pickle
+import sys
+from importlib.machinery import PathFinder
 from typing import TYPE_CHECKING, Any, Final
 
 from airflow_pipesec.scan.allow import Entry
@@ -21,9 +23,18 @@ WRAPPERS: Final = (("joblib.numpy_pickle", "NumpyArrayWrapper"), ("sklearn.exter
 
 MOST_NAMES = 1000  # kept of those that are refused
 _NEWOBJ, _NEWOBJ_EX = ("copyreg", "__newobj__"), ("copyreg", "__newobj_ex__")
+_RECONSTRUCTOR = ("copyreg", "_reconstructor")
 _LATIN1 = frozenset(("latin1", "latin-1", "iso-8859-1"))
 # Reading on takes what these make, allowed or not.
 _FOLLOWED = frozenset((*WRAPPERS, ("numpy", "dtype")))
+
+
+def _is_there(module: str) -> bool:
+    """Whether a module's topmost package is part of Python, or installed here. Nothing is imported."""
+    top = module.partition(".")[0]
+    if top in sys.stdlib_module_names or top in sys.modules:
+        return True
+    return top.isidentifier() and PathFinder.find_spec(top) is not None
 
 
 class Broken(Unscannable):
@@ -33,7 +44,8 @@ class Broken(Unscannable):
 class Caller:
     """Judges what a pickle refers to, calls and makes. Offsets are those of the opcodes, in the part.
 
-    ``flavour`` and ``shadow`` are those of :class:`~airflow_pipesec.scan.machine.Machine`.
+    ``flavour`` and ``shadow`` are those of :class:`~airflow_pipesec.scan.machine.Machine`. A ``lenient`` one follows bytes that
+    are hardly opcodes, with objects on the stack that are none of theirs: it tells only of what is not allowed at all.
     """
 
     def __init__(self, part: Part, *, flavour: str = "", shadow: bool = False) -> None:
@@ -42,6 +54,7 @@ class Caller:
         self.names: dict[tuple[str, str], Name] = {}
         self.told: set[str] = set()
         self.dtypes = Dtypes()
+        self.lenient = False
 
     def tell(self, why: str, offset: int) -> None:
         """Tell of something unsafe, each only once."""
@@ -67,7 +80,17 @@ class Caller:
                 if len(self.scan.refused) < MOST_NAMES:
                     self.scan.refused.add(f"{module}:{name}")
                 self.tell(f"refers to {found}, which is not on the allow-list", offset)
+            elif not self.shadow:
+                self._refer(found)
         return found
+
+    def _refer(self, name: Name) -> None:
+        """Note by which right a name can be referred to; a call is noted when there is one."""
+        held = self.allow.rights(name.module, name.name)
+        for right in ("new", "name", "call"):
+            if right in held:
+                self.use(right, name)
+                return
 
     def _rights(self, module: str, name: str) -> tuple[str, ...]:
         rights = self.allow.rights(module, name)
@@ -85,31 +108,42 @@ class Caller:
                 return UNKNOWN
             raise Broken("is a broken pickle: what a function is called with is no tuple", offset)
         if not isinstance(function, Name):
-            if function is not UNKNOWN:
+            if function is not UNKNOWN and not self.lenient:
                 self.tell("calls what is no name", offset)
             return UNKNOWN
         pair = (function.module, function.name)
         if not function.rights:
-            if self.shadow:
-                self.tell(f"calls {function}, which is not on the allow-list", offset)
+            self._tell_of_shadow("calls", function, offset)
+            if pair == _RECONSTRUCTOR and args and isinstance(args[0], Name) and (args[0].module, args[0].name) in _FOLLOWED:
+                return Made(args[0])
             return Made(function, args) if pair in _FOLLOWED else UNKNOWN
         if pair == _NEWOBJ and args:
             return self.new(args[0], args[1:], offset)
         if pair == _NEWOBJ_EX and len(args) == 3:
             return self.new(args[0], args[1], offset)
+        if self.lenient and any(isinstance(each, Name) and not each.rights and _is_there(each.module) for each in args):
+            self.tell(f"calls {function} with what is not on the allow-list", offset)
         if "call" not in function.rights:
+            if self.lenient:
+                return UNKNOWN
             self.tell(f"calls {function}, which the allow-list does not let it", offset)
             return UNKNOWN
         signature = self.allow.call.get(pair)
         wrong = None if signature is None else fits(args, signature, self.allow)
+        if self.lenient and signature and any("torch" in argument.kinds for argument in signature):
+            self.tell(f"calls {function}", offset)
+        if wrong is not None and self.lenient:
+            return UNKNOWN
         if wrong is not None:
             self.tell(f"calls {function} with other arguments than the allow-list has (argument {wrong + 1})", offset)
             return UNKNOWN
-        if told := self.dtypes.wrong_call(pair, args):
+        if (told := self.dtypes.wrong_call(pair, args)) and not self.lenient:
             self.tell(told, offset)
         self.use("call", function)
         if pair == ("_codecs", "encode") and len(args) == 2 and args[1] in _LATIN1:
             return self._encoded(args[0], offset)
+        if pair == _RECONSTRUCTOR and args and isinstance(args[0], Name):
+            return Made(args[0])
         for value, argument in zip(args, signature or (), strict=False):
             if "torch" in argument.kinds and not self.shadow:
                 self._torch(value, offset)
@@ -118,17 +152,26 @@ class Caller:
     def new(self, cls: Any, args: Any, offset: int) -> Any:
         """Return an instance of a class that is made without calling it, and tell where that is not allowed."""
         if not isinstance(cls, Name):
-            if cls is not UNKNOWN:
+            if cls is not UNKNOWN and not self.lenient:
                 self.tell("makes an instance of what is no name", offset)
             return UNKNOWN
         if "new" not in cls.rights:
-            if cls.rights or self.shadow:
+            if not cls.rights:
+                self._tell_of_shadow("makes an instance of", cls, offset)
+            elif not self.lenient:
                 self.tell(f"makes an instance of {cls}, which the allow-list does not let it", offset)
             return Made(cls) if (cls.module, cls.name) in _FOLLOWED else UNKNOWN
         if args and (cls.module, cls.name) in ARRAYS:
             self.tell(f"makes an instance of {cls} over bytes of its own", offset)
         self.use("new", cls)
         return Made(cls, args if isinstance(args, tuple) else ())
+
+    def _tell_of_shadow(self, deed: str, name: Name, offset: int) -> None:
+        """Tell of a name that is not allowed when it is used; where it is no shadow it was told when it was referred to."""
+        if self.lenient and not _is_there(name.module):
+            raise Broken("refers to a module that there is not", offset)
+        if self.shadow:
+            self.tell(f"{deed} {name}, which is not on the allow-list", offset)
 
     def nested(self, blob: Blob, head: bytes) -> None:
         """Look at bytes that begin as a pickle does: somebody may load them later."""

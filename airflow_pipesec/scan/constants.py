@@ -38,7 +38,10 @@ class Constants:
 
     @place.setter
     def place(self, place: int) -> None:
-        self.base, self.pos, self.data = place, 0, b""
+        if self.base <= place <= self.base + len(self.data):
+            self.pos = place - self.base
+        else:
+            self.base, self.pos, self.data = place, 0, b""
 
     def _fill(self) -> None:
         """Read on from the present place."""

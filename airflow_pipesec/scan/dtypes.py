@@ -102,12 +102,6 @@ class Dtypes:
                 return "makes objects of bytes"
         return ""
 
-    def copy(self) -> Dtypes:
-        """Return the same, to go on from."""
-        other = Dtypes()
-        other.complete, other.sealed = dict(self.complete), dict(self.sealed)
-        return other
-
     def wrong_array(self, state: Any) -> str:
         """Return why an array (of numpy or a class made from it) must not get this state; ``""`` if it may."""
         # numpy.ndarray.__reduce__: (1, shape, dtype, in Fortran's order, the elements); numpy.ma adds its mask and fill value.

@@ -123,7 +123,8 @@ class Part:
     """A stretch of bytes that some loader reads as a file, and what it is called within the artifact.
 
     ``form`` is the format that it is read as, once that is known. ``known`` is set where the part's place tells what it is for:
-    ``"torch"`` for the pickle of a torch archive, ``"file:…"`` with its name for the artifact itself.
+    ``"torch"`` for the pickle of a torch archive, ``"file:…"`` with its name for the artifact itself. ``companion`` is what it is
+    to the parts beside it, such as their raw numbers, where its own bytes are of no known format.
     """
 
     view: View
@@ -131,6 +132,7 @@ class Part:
     name: str = ""
     depth: int = 0
     known: str = ""
+    companion: str = ""
     form: str = field(default="", init=False)
 
     @property
@@ -158,7 +160,7 @@ class Part:
         """Tell that nobody can say what it holds; what else can be looked at is looked at all the same."""
         self.scan.add(Problem(Fault.UNSCANNABLE, self.name, why, offset))
 
-    def child(self, view: View, name: str, *, known: str = "") -> Part:
+    def child(self, view: View, name: str, *, known: str = "", companion: str = "") -> Part:
         """Return a part of this part; ``name`` is text from the file. Raises :class:`Unscannable` when it goes too deep."""
         limits = self.scan.limits
         if self.depth >= limits.depth:
@@ -167,7 +169,7 @@ class Part:
         if self.scan.parts > limits.parts:
             raise Unscannable(f"holds more than {limits.parts:,} parts")
         shown = named(name)
-        return Part(view, self.scan, f"{self.name}/{shown}" if self.name else shown, self.depth + 1, known)
+        return Part(view, self.scan, f"{self.name}/{shown}" if self.name else shown, self.depth + 1, known, companion)
 
     def look(self, form: Callable[[Part], None] | None = None) -> None:
         """Look at this part as what its bytes say it is, or by the given format's function. Problems are kept, none is raised."""

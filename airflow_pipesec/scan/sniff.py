@@ -80,6 +80,9 @@ def look(part: Part) -> None:
     form = form_of(part.view, head)
     if form != "pickle":
         _other_readings(part, head, form)
+    if not form and part.companion:
+        part.saw(part.companion)
+        return
     if not form:
         what = next(
             (f"is a {name} archive, which is not read here" for magic, name in _UNKNOWN_TO_US if head.startswith(magic)), ""

@@ -46,7 +46,8 @@ _ELEMENT = {
     "UntypedStorage": 1,
 }
 _LABELS = ("version", "byteorder", ".data/serialization_id", ".format_version", ".storage_alignment")
-_STORAGE = re.compile(r"(data|constants)/\w{1,64}")
+_STORAGE = re.compile(r"(\w{1,64})/\w{1,64}")
+_PICKLE = re.compile(r"\w{1,64}\.pkl")
 
 
 def look_torch_zip(part: Part, archive: Archive) -> None:
@@ -57,19 +58,20 @@ def look_torch_zip(part: Part, archive: Archive) -> None:
     script = any(member.name == f"{root}constants.pkl" for member in archive.members)
     part.saw("torchscript" if script else "torch")
     flavour = "torchscript" if script else "torch"
+    pickled = {"data.pkl"} if not script else _pickles(archive, root)
     storages: dict[str, Member] = {}
     referred: set[str] = set()
     for member in archive.members:
         name = member.name.removeprefix(root)
         if not member.name.startswith(root):
             part.unscannable(f"holds {named(member.name)}, which lies beside what torch reads")
-        if _STORAGE.fullmatch(name):
+        if (found := _STORAGE.fullmatch(name)) and f"{found[1]}.pkl" in pickled:
             if member.method:
                 part.unscannable(f"holds the storage {named(member.name)} compressed, as torch writes none")
             storages[name] = member
-        elif name in ("data.pkl", "constants.pkl", "attributes.pkl") or name.endswith(".debug_pkl"):
+        elif name in pickled or name.endswith(".debug_pkl"):
             child = part.child(archive.open(member), member.name, known=flavour)
-            folder = "constants" if name == "constants.pkl" else "data"
+            folder = name.partition(".")[0]
             child.look(partial(_look_storages, flavour=flavour, folder=folder, referred=referred))
         elif script and name.startswith("code/") and name.endswith(".py"):
             part.child(archive.open(member), member.name).look(torchscript.look_code)
@@ -81,6 +83,12 @@ def look_torch_zip(part: Part, archive: Archive) -> None:
             part.child(archive.open(member), member.name).look()
     if unknown := sorted(storages.keys() - referred):
         part.unscannable(f"holds {len(unknown):,} storages that no pickle refers to, {named(unknown[0])} the first of them")
+
+
+def _pickles(archive: Archive, root: str) -> set[str]:
+    """Return the names of the pickles that TorchScript writes beside each other: the model, its constants, its traced inputs."""
+    names = (member.name.removeprefix(root) for member in archive.members if member.name.startswith(root))
+    return {name for name in names if _PICKLE.fullmatch(name)}
 
 
 def _look_storages(part: Part, *, flavour: str, folder: str, referred: set[str]) -> None:

@@ -184,6 +184,8 @@ def _kinds(value: Any, allow: AllowList) -> Iterator[str]:
 def _fits_one(value: Any, argument: Argument, allow: AllowList) -> bool:
     if value is UNKNOWN or (type(value) is str and value in argument.texts):
         return True
+    if isinstance(value, Name) and value.rights and f"{value.module}:{value.name}" in argument.texts:
+        return True
     if any(kind in argument.kinds for kind in _kinds(value, allow)):
         return True
     return "data" in argument.kinds and is_data(value)
