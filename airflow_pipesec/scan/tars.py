@@ -28,6 +28,9 @@ PIECE = 1 << 20
 _USTAR, _GNU, _OLD = b"ustar\x0000", b"ustar  \x00", b"\0" * 8
 _OCTAL = re.compile(rb" *([0-7]*)[ \0]*")
 _RECORD = re.compile(rb"([1-9][0-9]{0,6}) ")
+_NUMBERS = ((100, 108), (108, 116), (116, 124), (136, 148), (329, 337), (337, 345))
+"""Where mode, owner, group, time and the two numbers of a device are."""
+
 _TORCH = {"sys_info", "pickle", "storages", "tensors"}
 _HARMLESS = frozenset(("atime", "charset", "comment", "ctime", "gid", "gname", "mtime", "uid", "uname"))
 _LINKS = {b"1": "a link", b"2": "a link", b"3": "a device", b"4": "a device", b"6": "a named pipe"}
@@ -62,6 +65,11 @@ def _checksum(block: bytes) -> int:
 def _octal(field: bytes) -> int | None:
     found = _OCTAL.fullmatch(field)
     return int(found[1] or b"0", 8) if found else None
+
+
+def _number(field: bytes) -> int | None:
+    # GNU's way: the first bit is set, and the rest is the number in binary. Negative ones are not taken.
+    return int.from_bytes(field[1:], "big") if field[0] == 0x80 else _octal(field)
 
 
 def look_tar(part: Part) -> None:
@@ -127,15 +135,18 @@ def _header(block: bytes, place: int) -> _Header:
     magic = block[257:265]
     if magic not in (_USTAR, _GNU, _OLD):
         raise Unscannable("has a header of a kind of tar that is not read here", place)
+    if magic != _USTAR and any(block[345:500]):
+        # GNU's incremental archives have times here, in which other readers see the folders that the name is in.
+        raise Unscannable("has a header whose name some readers go on with", place)
     kind = block[156:157]
     name = block[:100].split(b"\0", 1)[0]
     if magic == _USTAR and (prefix := block[345:500].split(b"\0", 1)[0]):
         name = prefix + b"/" + name
-    field = block[124:136]
-    # GNU's way: the first bit is set, and the rest is the number in binary; a second one for a negative one.
-    size = int.from_bytes(field[1:], "big") if field[0] == 0x80 else _octal(field)
+    size = _number(block[124:136])
     if size is None or size >= 1 << 62:
         raise Unscannable("has a header whose size is no number", place)
+    if any(_number(block[at:to]) is None for at, to in _NUMBERS):
+        raise Unscannable("has a header that holds no number where one belongs", place)
     return _Header(name, kind, size)
 
 
