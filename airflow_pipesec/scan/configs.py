@@ -83,13 +83,15 @@ def judge_json(part: Part, value: Any) -> None:
     for each in configs:
         judge_config(part, each)
     told: set[str] = set()
+    templates: list[tuple[str, str]] = []
     for each in walked(value):
         if isinstance(each, dict):
             for why in _code_named(part, each):
                 if why not in told:
                     told.add(why)
                     part.unsafe(why)
-            _templates(part, each)
+            templates += _templates(each)
+    _judge_templates(part, templates)
     if isinstance(value, dict) and "_class_name" in value:
         _pipeline(part, value)
     if isinstance(value, list):
@@ -143,19 +145,25 @@ def _may_be_called(part: Part, target: str) -> bool:
     return True
 
 
-def _templates(part: Part, value: dict[str, Any]) -> None:
-    """Judge the templates that an object holds."""
-    from airflow_pipesec.scan.templates import judge_template
+def _templates(value: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return the templates that an object holds, with their keys."""
+    keys = [key for key in value if "chat_template" in key]
+    if value.get("template_format") == "jinja2" and "template" in value:
+        keys.append("template")
+    return [(key, text) for key in keys for text in _texts(value[key])]
 
-    for key, held in value.items():
-        if "chat_template" not in key and not (key == "template" and value.get("template_format") == "jinja2"):
-            continue
-        for text in _texts(held):
-            try:
-                for why in judge_template(text):
-                    part.unsafe(f"has a template under {named(key)} that {why}")
-            except Unscannable as error:
-                part.unscannable(error.why)
+
+def _judge_templates(part: Part, templates: list[tuple[str, str]]) -> None:
+    from airflow_pipesec.scan.templates import MOST_TEXT, judge_template
+
+    if sum(len(text) for _, text in templates) > MOST_TEXT:
+        raise Unscannable(f"has templates of more than {MOST_TEXT:,} characters")
+    for key, text in templates:
+        try:
+            for why in judge_template(text):
+                part.unsafe(f"has a template under {named(key)} that {why}")
+        except Unscannable as error:
+            part.unscannable(error.why)
 
 
 def _texts(held: Any) -> list[str]:

@@ -10,6 +10,7 @@ import struct
 from typing import TYPE_CHECKING
 
 from airflow_pipesec.scan.scanner import Unscannable, named
+from airflow_pipesec.scan.templates import MOST_TEXT, judge_template
 from airflow_pipesec.scan.views import Cursor
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ BLOCKS = {
 class _Reader(Cursor):
     """A cursor that knows the byte order, and the width of a count, which the version decides."""
 
-    __slots__ = ("count", "order", "strings", "u32", "u64", "version")
+    __slots__ = ("count", "order", "strings", "templates", "u32", "u64", "version")
 
     def start(self) -> None:
         """Read the magic number and the version."""
@@ -54,7 +55,7 @@ class _Reader(Cursor):
             raise Unscannable(f"is a GGUF file of the unknown version {version}", 4)
         if self.order == ">" and version < 3:
             raise Unscannable(f"is a big-endian GGUF file of version {version}, which has none", 4)
-        self.version, self.strings = version, 0
+        self.version, self.strings, self.templates = version, 0, 0
         self.u32, self.u64 = struct.Struct(f"{self.order}I"), struct.Struct(f"{self.order}Q")
         self.count = self.u32 if version == 1 else self.u64
 
@@ -131,10 +132,12 @@ def _value(part: Part, reader: _Reader, key: bytes) -> None:
     if array:
         kind, number = reader.number(reader.u32), reader.number(reader.count)
     if kind == STRING and b"template" in key.lower():
-        if number > 1000:
-            raise Unscannable(f"has {number:,} templates", reader.place)
         for _ in range(number):
-            _template(part, key, reader.place, reader.string(part.scan.limits.text))
+            text = reader.string(MOST_TEXT)
+            reader.templates += len(text) + 1000  # an empty one is some work as well
+            if reader.templates > MOST_TEXT:
+                raise Unscannable("has more templates than are read, or longer ones", reader.place)
+            _template(part, key, reader.place - len(text), text)
     elif kind == STRING:
         reader.pass_strings(number)
     elif kind not in WIDTHS:
@@ -144,8 +147,6 @@ def _value(part: Part, reader: _Reader, key: bytes) -> None:
 
 
 def _template(part: Part, key: bytes, place: int, text: bytes) -> None:
-    from airflow_pipesec.scan.templates import judge_template
-
     try:
         decoded = text.decode()
     except UnicodeDecodeError:

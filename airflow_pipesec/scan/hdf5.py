@@ -28,6 +28,7 @@ MOST_HEAPS = 16
 MOST_OBJECTS = 1_000_000
 MOST_NODES = 1_000_000
 MOST_READ = 1 << 30
+LONGEST_NAME = 1 << 16
 MOST_DEPTH = 64
 
 # Filters of the library itself (deflate, shuffle, fletcher32, szip, nbit, scaleoffset), and h5py's own LZF.
@@ -48,14 +49,14 @@ class _File:
         self.view = view
         self.pages: dict[int, bytes] = {}
         self.total = 0
+        # Structure is read once, or a few times; more often only where a file has it lead to the same places over and over.
+        self.most = min(MOST_READ, max(64 << 20, 4 * view.size))
 
     def read(self, offset: int, length: int) -> bytes:
         """Return exactly so many bytes from a place."""
         if length < 0 or offset < 0 or offset + length > self.view.size:
             raise Unscannable("refers to a place beyond its end", min(offset, self.view.size))
-        self.total += length + 16
-        if self.total > MOST_READ:
-            raise Unscannable(f"has more than {MOST_READ:,} bytes of structure")
+        self.count(length + 16)
         first, last = offset // PAGE, (offset + length - 1) // PAGE
         if length > PAGE:
             data = self.view.read_at(offset, length)
@@ -66,6 +67,12 @@ class _File:
         if len(data) != length:
             raise Unscannable("ends too early", offset)
         return data
+
+    def count(self, length: int) -> None:
+        """Count bytes that are gone through."""
+        self.total += length
+        if self.total > self.most:
+            raise Unscannable(f"has more than {self.most:,} bytes of structure")
 
     def page(self, index: int) -> bytes:
         """Return one page, which is kept for a while."""
@@ -87,6 +94,7 @@ class _Walk:
         self.nodes = 0
         self.waiting: list[tuple[int, str]] = []
         self.heaps: dict[int, dict[int, tuple[int, int]]] = {}
+        self.texts = 0  # bytes of the attributes of one object
         self.told: set[str] = set()
 
     def unsafe(self, why: str, place: int) -> None:
@@ -141,6 +149,7 @@ def _object(walk: _Walk, place: int, path: str, cached: tuple[int, int] | None =
     """Look at one object: at its messages, and the links and attributes that they lead to."""
     shown = path or "/"
     found: list[Attribute] = []
+    walk.texts = 0
     for message in messages(walk.file, place):
         kind, data = message.kind, message.data
         if message.flags & 2 and kind not in OTHERS:
@@ -259,9 +268,10 @@ def _table(walk: _Walk, place: int, text: bytes) -> Iterator[tuple[bytes, int]]:
     entries = walk.file.read(place + 8, 40 * used)
     for start in range(0, 40 * used, 40):
         offset, target, kind = number(entries, start, 8), number(entries, start + 8, 8), number(entries, start + 16, 4)
-        end = text.find(b"\0", offset)
+        end = text.find(b"\0", offset, offset + LONGEST_NAME)
         if offset >= len(text) or end < 0:
             raise Unscannable("has a member of a group without a name", place)
+        walk.file.count(end - offset)
         if kind > 2:
             raise Unscannable(f"has a member of a group of the unknown type {kind}", place)
         if kind != 2:  # which is a soft link, and leads to what another one leads to
@@ -273,9 +283,12 @@ def _attribute(walk: _Walk, data: bytes, place: int) -> Attribute:
     found = attribute(data)
     if isinstance(found, Message):
         raise Unscannable("has an attribute whose type stands elsewhere, which is not read", place)
-    if not found.variable:
-        return found
-    return found._replace(texts=[_variable(walk, each) for each in found.variable])
+    if found.variable:
+        return found._replace(texts=[_variable(walk, each) for each in found.variable])
+    walk.texts += sum(map(len, found.texts))
+    if walk.texts > walk.part.scan.limits.text:
+        raise Unscannable(f"has an object with more than {walk.part.scan.limits.text:,} bytes of text in its attributes", place)
+    return found
 
 
 def _variable(walk: _Walk, reference: bytes) -> bytes:
@@ -289,8 +302,9 @@ def _variable(walk: _Walk, reference: bytes) -> bytes:
             walk.heaps.pop(next(iter(walk.heaps)))
         known = walk.heaps[place] = _collection(walk, place)
     start, size = known.get(index, (0, 0))
-    if length > size or size > walk.part.scan.limits.text:
+    if length > size or length > walk.part.scan.limits.text - walk.texts:
         raise Unscannable("has an attribute whose text is not in its heap, or too long", place)
+    walk.texts += length
     return walk.file.read(start, length)
 
 

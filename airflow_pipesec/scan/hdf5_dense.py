@@ -18,6 +18,7 @@ __all__ = ["NOWHERE", "Bytes", "held"]
 NOWHERE = 0xFFFF_FFFF_FFFF_FFFF
 MOST_RECORDS = 1_000_000
 MOST_DEPTH = 16
+LONGEST_OBJECT = 16 << 20
 
 # Bytes before the heap's identifier in a record, by the type of the B-tree: links and attributes, by name and by order.
 BEFORE = {5: 4, 6: 8, 8: 0, 9: 0}
@@ -105,6 +106,8 @@ def _object(file: Bytes, heap: _Heap, identifier: bytes) -> tuple[int, bytes]:
         raise Unscannable("has an object in a fractal heap that is not stored in its blocks, which is not read")
     offset = _number(identifier, 1, heap.offset_bytes)
     length = _number(identifier, 1 + heap.offset_bytes, heap.length_bytes)
+    if length > LONGEST_OBJECT:
+        raise Unscannable(f"has an object of {length:,} bytes in a fractal heap")
     place, rows, size = heap.root, heap.rows, heap.start
     for _ in range(MOST_DEPTH):
         if place == NOWHERE:

@@ -16,6 +16,7 @@ __all__ = ["Attribute", "Link", "Message", "attribute", "filters", "link", "mess
 LARGEST_HEADER = 16 << 20
 MOST_CHUNKS = 4096
 MOST_MESSAGES = 1 << 18
+MOST_TEXTS = 1 << 20
 CONTINUATION = 0x10
 SHARED = 2  # a flag of a message: it stands elsewhere
 
@@ -178,8 +179,8 @@ def _values(name: bytes, datatype: bytes, space: bytes, values: bytes) -> Attrib
     count, scalar = _count(space)
     if kind not in (STRING, OPAQUE, VARIABLE):
         return Attribute(name, [], [], scalar)
-    if not size or count * size > len(values):
-        raise Unscannable(f"has the attribute {named(name)} whose values are not all there")
+    if not size or count * size > len(values) or count > MOST_TEXTS:
+        raise Unscannable(f"has the attribute {named(name)} whose values are not all there, or too many")
     elements = [values[each * size : (each + 1) * size] for each in range(count)]
     if kind != VARIABLE:
         return Attribute(name, elements, [], scalar)

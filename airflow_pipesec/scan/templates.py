@@ -20,9 +20,11 @@ if TYPE_CHECKING:
 
     from jinja2 import Environment, nodes
 
-__all__ = ["judge_template"]
+__all__ = ["MOST_TEXT", "judge_template"]
 
 LONGEST = 256 << 10  # the longest in use have some 30 KB
+MOST_TEXT = 1 << 20
+"""Characters of all templates of one file."""
 MOST_PASSES = 30
 MOST_REASONS = 20
 
