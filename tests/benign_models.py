@@ -254,6 +254,6 @@ def _has(way: Any) -> bool:
 
 
 def vectors() -> Iterator[Benign]:
-    """Yield the files that other libraries wrote."""
-    for path in sorted(VECTORS.glob("*/*")):
+    """Yield the files that other libraries wrote; the folders beside them are models of more than one file."""
+    for path in sorted(each for each in VECTORS.glob("*/*") if each.is_file()):
         yield Benign(path.parent.name, path.name, path.read_bytes())
