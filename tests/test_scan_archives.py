@@ -197,7 +197,7 @@ def test_the_sizes_of_a_large_member_are_where_torch_writes_them() -> None:
 
 
 def test_of_a_large_archive_little_is_read() -> None:
-    members = [Raw(f"m/data/{number}".encode(), bytes(200_000)) for number in range(100)]
+    members = [Raw(f"m/data/{number}".encode(), bytes(140_000)) for number in range(100)]
     data = raw_zip(*members)
 
     class Counting(Memory):

@@ -1,7 +1,7 @@
 """LZ4: a frame is decompressed block by block, in plain Python, with all of its checksums verified.
 
 By the LZ4 frame format 1.6.4 and the block format of lz4/lz4 in its ``doc`` folder, and the specification of XXH32. The library
-that joblib uses is not needed, but this is slow, so there is a limit of its own.
+that joblib uses is not needed, but without it this is slow, so there is a limit of its own.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["MAGIC", "MOST", "unlz4", "xxh32"]
 
 MAGIC = b"\x04\x22\x4d\x18"
-MOST = 256 << 20
+MOST = 64 << 20
 HISTORY = 1 << 16
 _SIZES = {4: 1 << 16, 5: 1 << 18, 6: 1 << 20, 7: 4 << 20}
 _DAMAGED = "holds an LZ4 block that is damaged"
@@ -50,7 +50,9 @@ def unlz4(source: Source) -> Iterator[bytes]:
         piece = data if plain else _block(data, history, most, source.place)
         total += len(piece)
         if total > MOST:
-            raise Unscannable(f"is compressed with LZ4, and unpacks to more than {MOST:,} bytes")
+            raise Unscannable(
+                f"is compressed with LZ4, and unpacks to more than {MOST:,} bytes, for which the package lz4 has to be installed"
+            )
         if linked:
             history = (history + piece)[-HISTORY:]
         if summed:
