@@ -95,10 +95,6 @@ def torch_models() -> None:
     _script(torch.jit.script(lstm), where / "scripted-lstm.pt")
     torch.jit.script(_own_module()()).save(str(where / "scripted-own.pt"))
     (where / "pickled-state.pkl").write_bytes(pickle.dumps(model.state_dict(), 4))
-    program = torch.export.export(model, (torch.ones(2, 3),))
-    for node in program.graph.nodes:
-        node.meta.pop("stack_trace", None)  # paths of the machine
-    torch.export.save(program, where / "exported.pt2")
 
 
 @contextmanager
