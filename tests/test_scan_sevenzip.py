@@ -251,7 +251,7 @@ def test_a_number_is_read_as_7z_writes_it(raw: bytes, value: int) -> None:
     assert not reader.left
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(data=st.data())
 def test_a_7z_archive_that_was_changed_is_told_or_reads_as_before(data: st.DataObject) -> None:
     whole = bytearray(written(data.draw(st.sampled_from(READ[:-2]))))
@@ -265,7 +265,7 @@ def test_a_7z_archive_that_was_changed_is_told_or_reads_as_before(data: st.DataO
     assert scan.problems or scan.formats == {"7z": 1, "text": 2}
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(data=st.data())
 def test_any_header_can_be_read_or_is_told(data: st.DataObject) -> None:
     header = bytearray(copied()[32 + len(DATA) :])

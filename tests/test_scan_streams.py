@@ -103,7 +103,7 @@ def test_streams_without_end_are_unscannable(monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.parametrize("form", CHECKED)
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_a_stream_that_was_changed_is_unscannable_or_still_says_the_same(form: str, data: st.DataObject) -> None:
     packed = bytearray(PACKERS[form](PLAIN))

@@ -167,7 +167,7 @@ def test_what_is_no_tar_is_none() -> None:
         assert not is_tar(head)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(data=st.data())
 def test_a_tar_that_was_changed_is_told_or_reads_as_pythons_tarfile_reads_it(data: st.DataObject) -> None:
     form = data.draw(st.sampled_from([tarfile.GNU_FORMAT, tarfile.PAX_FORMAT]))
