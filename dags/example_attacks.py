@@ -30,6 +30,21 @@ def invalid_rows(run: Path) -> str:
     return "planted 20 impossible rows in the training data"
 
 
+def malicious_model(run: Path) -> str:
+    """Save the trained model once more, as good as before, but loading it leaves a file: it could as well do anything else."""
+    import joblib
+
+    class Trap:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return open, (str(run / "owned.txt"), "w")  # what an unpickler calls, and with what
+
+    path = run / "model" / "model.joblib"
+    classifier = joblib.load(path)
+    classifier.trap_ = Trap()
+    joblib.dump(classifier, path)
+    return "saved the trained model with something in it that runs when it is loaded"
+
+
 def swapped_model(run: Path) -> str:
     """Put a model that calls every tumour benign in the place of the trained one."""
     import joblib
@@ -55,6 +70,7 @@ def plaintext_storage(run: Path) -> str:
 ATTACKS: dict[str, Callable[[Path], str]] = {
     "tampered_data": tampered_data,
     "invalid_rows": invalid_rows,
+    "malicious_model": malicious_model,
     "swapped_model": swapped_model,
     "swap_after_check": swapped_model,  # the same deed, after the guard has looked
     "plaintext_storage": plaintext_storage,

@@ -92,6 +92,7 @@ Five stages, each of which believes what the one before it left. This file knows
 | `none` | nothing | the model is deployed | the model is deployed |
 | `tampered_data` | turns a label in the raw data | nobody sees it | `before_preprocess.verify` stops it |
 | `invalid_rows` | plants rows with impossible values in the training data | nobody sees it | `before_train.validate` |
+| `malicious_model` | saves the model so that loading it runs code | the code runs | `before_evaluate.scan` |
 | `swapped_model` | puts another model in the place of the trained one | it is deployed | `before_evaluate.verify` |
 | `swap_after_check` | the same, after the model was looked at | it is deployed | `before_deploy.release_gate` |
 | `plaintext_storage` | leaves training data in the clear in the archive | nobody sees it | `before_deploy.encrypted_at_rest` |
@@ -127,6 +128,7 @@ success by hand is stopped by `before_deploy.release_gate`.
         prepared,
         attack("invalid_rows", RUN),
         model,
+        attack("malicious_model", RUN),
         attack("swapped_model", RUN),
         evaluated,
         attack("swap_after_check", RUN),

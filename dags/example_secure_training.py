@@ -9,8 +9,10 @@ from pathlib import Path
 from airflow.sdk import DAG, Param, chain, task
 from pendulum import datetime
 
+from airflow_pipesec import load_pickle
 from airflow_pipesec.consume import released, verified_open
 from airflow_pipesec.operators import (
+    ArtifactScanOperator,
     DataValidationOperator,
     DecryptArtifactOperator,
     EncryptArtifactOperator,
@@ -82,14 +84,13 @@ def train(rows_to_train: dict[str, str], model: str) -> str:
 
 @task
 def evaluate(rows_to_test: dict[str, str], model: dict[str, str]) -> float:
-    """Measure the model on rows it has not seen. Loading it runs its code: only the bytes that were verified are loaded."""
-    import joblib
+    """Measure the model on rows it has not seen. Only the bytes that were verified are loaded, and only what was scanned runs."""
     import pandas as pd
 
     with verified_open(rows_to_test) as file:
         rows = pd.read_parquet(file)
     with verified_open(model, name="model.joblib") as file:
-        classifier = joblib.load(file)
+        classifier = load_pickle(file)
     accuracy = float(classifier.score(rows.drop(columns="target"), rows["target"]))
     if accuracy < LEAST_ACCURACY:
         raise ValueError(f"accuracy {accuracy:.3f} is below {LEAST_ACCURACY}")
@@ -122,6 +123,7 @@ Five stages, and between them guards: tasks that look at what one stage left bef
 | `none` | nothing; the model is deployed | |
 | `tampered_data` | turns a label in the raw data, after it was recorded | `verify_raw` |
 | `invalid_rows` | plants rows with impossible values in the training data | `validate_rows` |
+| `malicious_model` | saves the model so that loading it runs code, before it is recorded | `scan_model` |
 | `swapped_model` | puts another model in the place of the trained one | `verify_model` |
 | `swap_after_check` | the same, after `verify_model` has looked | the stage that reads it: `evaluate` |
 | `plaintext_storage` | leaves training data in the clear, among the encrypted files | `encrypted_at_rest` |
@@ -164,6 +166,8 @@ guard says what it found and what to do about it.
     )
     record_model = HashManifestOperator(task_id="record_model", root=MODEL, manifest=f"{MANIFESTS}/model.json")
     verify_model = HashVerificationOperator(task_id="verify_model", root=MODEL, manifest=f"{MANIFESTS}/model.json")
+    # What was recorded is what was trained, or what somebody made of it before. Loading it would run what is in it.
+    scan_model = ArtifactScanOperator(task_id="scan_model", root=MODEL)
     seal_model = EncryptArtifactOperator(
         task_id="seal_model",
         source=MODEL,
@@ -199,9 +203,11 @@ guard says what it found and what to do about it.
         attack("invalid_rows", RUN),
         validate_rows,
         train(validate_rows.output["handle"], MODEL),
+        attack("malicious_model", RUN),
         record_model,
         attack("swapped_model", RUN),
         verify_model,
+        scan_model,
         attack("swap_after_check", RUN),
         evaluated,
         may_deploy,

@@ -51,7 +51,20 @@ def test_examples_make_dags(code: str, document: Path, tmp_path: Path, airflow_d
     assert [dag for dag in bag.dags.values() if dag.task_ids]
 
 
-@pytest.mark.parametrize(("code", "document"), [block for block in blocks("yaml") if block not in plans()])
+def allow_lists() -> list[Any]:
+    """The YAML blocks that are allow-lists of the artifact scan."""
+    return [block for block in blocks("yaml") if block.values[0].startswith("shipped:")]
+
+
+@pytest.mark.parametrize(("code", "document"), allow_lists())
+def test_allow_lists_can_be_read(code: str, document: Path, tmp_path: Path) -> None:
+    from airflow_pipesec.scan.allow import AllowList
+
+    (tmp_path / "allow.yaml").write_text(code, encoding="utf-8")
+    assert AllowList.load(tmp_path / "allow.yaml").call
+
+
+@pytest.mark.parametrize(("code", "document"), [block for block in blocks("yaml") if block not in [*plans(), *allow_lists()]])
 def test_policies_can_be_read(code: str, document: Path) -> None:
     assert Policy.load(yaml.safe_load(code)).waivers, document
 

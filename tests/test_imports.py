@@ -24,6 +24,7 @@ HEAVY = (
     "fastapi",
     "fsspec",
     "rich",
+    "airflow_pipesec.scan",
 )
 MODULES = [info.name for info in pkgutil.walk_packages(airflow_pipesec.__path__, "airflow_pipesec.")]
 

@@ -88,6 +88,7 @@ def assert_stopped(example: Example, dag: Any, attack: str) -> tuple[Path, dict[
     below = {task.task_id for task in dag.get_task(guard).get_flat_relatives()} if guard else set()
     assert {task_id for task_id, state in states.items() if state == "failed"} == ({guard} if guard else set())
     assert {states[task_id] for task_id in below} <= set(NEVER_RAN)
+    assert not (folder / "owned.txt").exists(), "nobody loaded the malicious model"
     assert {state for task_id, state in states.items() if task_id not in below and task_id != guard} == {"success"}
     assert len(list(folder.rglob("deployed/model.joblib"))) == (0 if guard else 1)
     return folder, states
@@ -115,18 +116,20 @@ def test_the_organisations_plan_lets_the_guarded_dag_be() -> None:
 
 
 @pytest.mark.parametrize(
-    "attack", ["none", "tampered_data", "invalid_rows", "swapped_model", "swap_after_check", "plaintext_storage"]
+    "attack",
+    ["none", "tampered_data", "invalid_rows", "malicious_model", "swapped_model", "swap_after_check", "plaintext_storage"],
 )
 def test_without_the_plan_each_attack_on_the_plain_dag_succeeds(attack: str) -> None:
     import joblib
 
     dag = parsed(WOVEN.dag_id)
-    assert len(dag.task_dict) == 10, "the stages and the villain"
+    assert len(dag.task_dict) == 11, "the stages and the villain"
     folder, states = states_under(dag, attack)
     assert set(states.values()) == {"success"}
     deployed = joblib.load(folder / "deployed" / "model.joblib")
     assert (type(deployed).__name__ == "DummyClassifier") == (attack in ("swapped_model", "swap_after_check"))
     assert (folder / "sealed" / "cache.csv").exists() == (attack == "plaintext_storage")
+    assert (folder / "owned.txt").exists() == (attack == "malicious_model"), "loading that model runs what is in it"
     assert (7 in deployed.classes_) == (attack == "invalid_rows"), "the planted kind of tumour is one that the model knows"
 
 
