@@ -197,7 +197,7 @@ def test_the_sizes_of_a_large_member_are_where_torch_writes_them() -> None:
 
 
 def test_of_a_large_archive_little_is_read() -> None:
-    members = [Raw(f"m/data/{number}".encode(), bytes(140_000)) for number in range(100)]
+    members = [Raw(f"m/data/{number}".encode(), bytes(140_000)) for number in range(30)]
     data = raw_zip(*members)
 
     class Counting(Memory):
@@ -209,9 +209,9 @@ def test_of_a_large_archive_little_is_read() -> None:
             return found
 
     view = Counting(data)
-    assert len(read_archive(Part(view, Scan(AllowList()))).members) == 100
-    assert view.count < 110
-    assert view.bytes < 300_000
+    assert len(read_archive(Part(view, Scan(AllowList()))).members) == 30
+    assert view.count < 40
+    assert view.bytes < 200_000
 
 
 def test_an_archive_of_arrays_has_no_problems() -> None:
