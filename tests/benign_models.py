@@ -17,7 +17,7 @@ import tempfile
 import uuid
 import warnings
 from collections import Counter, OrderedDict, defaultdict, deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
@@ -231,7 +231,7 @@ def _files(library: str, objects: Named) -> Iterator[Benign]:
 
     ways = [way for way in COMPRESSIONS if way == 0 or _has(way)]
     for place, (name, made) in enumerate(objects):
-        for protocol in PROTOCOLS if library == "python" else ({place % 6, 4} if not name.startswith("interp1d") else {4, 5}):
+        for protocol in _protocols(library, name, place):
             with suppress(TypeError, AttributeError):  # not every class can be pickled in protocols 0 and 1
                 yield Benign(library, f"{name}-{protocol}.pkl", pickle.dumps(made, protocol))
         if library != "python" and place % COMPRESSED_EVERY == 0:
@@ -247,6 +247,14 @@ def _files(library: str, objects: Named) -> Iterator[Benign]:
                 with suppress(TypeError, ValueError):
                     save(buffer, made)
                     yield Benign(library, f"{name}{suffix}", buffer.getvalue())
+
+
+def _protocols(library: str, name: str, place: int) -> Iterable[int]:
+    if library == "python":
+        return PROTOCOLS
+    if name.startswith("interp1d"):
+        return (4, 5)  # a bound method, which earlier protocols get by getattr
+    return (place % len(PROTOCOLS),) if library == "scikit-learn" else {place % len(PROTOCOLS), 4}
 
 
 def _has(way: Any) -> bool:

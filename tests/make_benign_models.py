@@ -207,9 +207,9 @@ def scikit_learn() -> None:
         if library == "python":
             continue
         made = dict(make())
-        for protocol in (0, 4) if sklearn.__version__.startswith("1.3.") else (4,):  # once is enough
+        # One file holds them all. Estimators in protocol 0 are many opcodes, and the others in one version are enough.
+        for protocol in (0, 4) if sklearn.__version__.startswith("1.3.") and library != "scikit-learn" else (4,):
             kept = {name: each for name, each in made.items() if _can(each, protocol)}
-            # Distributions, numpy's own test of equality and the like are no part of it; one file holds all the rest.
             joblib.dump(kept, where / f"{library}-{protocol}.joblib.xz", compress=("xz", 9), protocol=protocol)
         small = {name: each for name, each in made.items() if _can(each, 4)}
         for name in list(small)[::20]:
