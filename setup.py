@@ -26,8 +26,8 @@ EXTRAS = {
         "celery>=5.5,<5.7",  # the provider 3.26 imports celery.backends.database.retry, which celery 5.7 no longer has
     ],
     "fab": ["apache-airflow-providers-fab>=3.10"],
-    # Another scanner that the artifact scan can ask (second_opinion="picklescan").
-    "scan": ["picklescan>=1.0.5"],
+    # For the artifact scan: another scanner that it can ask (second_opinion="picklescan"), and LZ4 at full speed.
+    "scan": ["lz4>=4.4", "picklescan>=1.0.5"],
     # What dags/example_secure_training.py trains with.
     "example": ["scikit-learn>=1.8", "joblib>=1.5"],
 }

@@ -15,6 +15,7 @@ from airflow_pipesec.findings import printable
 from airflow_pipesec.scan.allow import AllowList
 from airflow_pipesec.scan.calls import WRAPPERS
 from airflow_pipesec.scan.scanner import Limits, Scan, scan_view
+from airflow_pipesec.scan.sniff import STREAMS
 from airflow_pipesec.scan.views import Memory, View
 
 __all__ = ["load_pickle"]
@@ -22,7 +23,6 @@ __all__ = ["load_pickle"]
 LIMIT = 16 << 30
 SHOWN = 5
 CHUNK = 16 << 20
-STREAMS = ("gzip", "zlib", "bzip2", "xz", "lzma", "lz4", "zfile")
 
 Allowed = str | os.PathLike[str] | Mapping[str, Any] | Iterable[str] | AllowList | None
 
@@ -46,10 +46,10 @@ def load_pickle(source: str | os.PathLike[str] | IO[bytes], allow: Allowed = Non
         more = scan.totals.total() - SHOWN
         faults = "; ".join(f"{problem.fault}: {problem}" for problem in scan.problems[:SHOWN])
         raise ArtifactRefused(f"{where} is not loaded: {faults}{f'; and {more:,} more' if more > 0 else ''}.")
-    if not set(scan.formats) <= {"pickle", *STREAMS} or "pickle" not in scan.formats:
+    if not set(scan.formats) <= STREAMS | {"pickle"} or "pickle" not in scan.formats:
         forms = ", ".join(sorted(scan.formats))
         raise ArtifactRefused(f"{where} is no pickle but {forms}. Load it with the library that wrote it.")
-    if scan.formats.keys() & set(STREAMS):
+    if scan.formats.keys() & STREAMS:
         data = _unpacked(data)
     return _Unpickling(allowed, scan, where).load(data)
 

@@ -147,7 +147,7 @@ def opinions_from(texts: Iterable[str] | str | None) -> tuple[Opinion, ...]:
             found.append(Picklescan())
         elif not name.strip() or not words:
             raise ConfigurationError(
-                f"{printable(str(text))} is no other scanner. Write picklescan, NAME=PROGRAM (one of {', '.join(sorted(KNOWN))}), "
+                f"{printable(str(text))} is no other scanner. Write picklescan, NAME=PROGRAM (of {', '.join(sorted(KNOWN))}), "
                 "or NAME=COMMAND ARGUMENT."
             )
         elif name in KNOWN and len(words) == 1:

@@ -64,6 +64,7 @@ _MAGIC: tuple[tuple[bytes, str], ...] = (
     (b"{L\x00\x00\x00\x00\x00\x00\x00\x07learner", "xgboost"),
     (b"ZF", "zfile"),
 )
+STREAMS = frozenset(form for form, (module, _) in FORMS.items() if module == "streams")
 _UNKNOWN_TO_US = (
     (b"\x28\xb5\x2f\xfd", "Zstandard"),
     (b"Rar!\x1a\x07", "RAR"),
@@ -127,10 +128,13 @@ def form_of(view: View, head: bytes) -> str:
 
 def _other_readings(part: Part, head: bytes, form: str) -> None:
     """Tell of what a part is besides the format that it starts with."""
-    from airflow_pipesec.scan import pickles, zips
+    from airflow_pipesec.scan import pickles, streams, zips
 
     pickles.shadow(part)
-    if form != "zip" and zips.ends_as_zip(part.view):
+    if form and form not in STREAMS and (stream := streams.bare_stream(head)):
+        part.unscannable(f"is {form} for some readers, and a compressed stream ({stream}) for others")
+    # What a tar ends with is its last member, and is looked at; what loads ZIP archives looks for one at the start of a tar.
+    if form not in ("zip", "tar") and zips.ends_as_zip(part.view):
         part.unscannable("is a ZIP archive for readers that look at its end, and something else for others")
     if form != "hdf5":
         place = 512
