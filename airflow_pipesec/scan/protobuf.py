@@ -97,6 +97,17 @@ class Wire:
         except UnicodeDecodeError:
             raise Unscannable(f"has {what} that is not UTF-8", field.place) from None
 
+    def numbers(self, field: Field) -> list[int]:
+        """Return the numbers of a packed list. Raises :class:`Unscannable` for a long list, and for one that is not packed."""
+        if field.wire != LENGTH or field.value > LONGEST_NAME:
+            raise Unscannable("has a list of numbers that is too long, or is not packed", field.place)
+        place, found = field.start, []
+        while place < field.end:
+            self._fill(place)
+            number, place = self._number(place, field.end, "a list of numbers")
+            found.append(number)
+        return found
+
     def fields(self, start: int, end: int, table: Message, what: str, depth: int = 0) -> Iterator[Field]:
         """Yield the fields of a message. ``what`` is what it is called in the :class:`Unscannable` that a bad one raises."""
         if depth > MOST_NESTED:
