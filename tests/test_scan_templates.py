@@ -1,8 +1,11 @@
 """Chat templates: those that models come with pass, and whatever reaches for more than the messages does not."""
 
+import contextlib
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jinja2 import ChainableUndefined, Environment, UndefinedError
 
 from airflow_pipesec.scan.scanner import Unscannable
 from airflow_pipesec.scan.templates import judge_template
@@ -248,3 +251,58 @@ def test_any_text_is_judged_or_unscannable(text):
     except Unscannable:
         return
     assert all(isinstance(each, str) for each in found)
+
+
+SOURCES = [
+    "{% set x = 'y__class__' %}",
+    "{% set x = ['__class__', 1] %}",
+    "{% set x = {'__class__': 'y__class__'} %}",
+    "{% set ns = namespace(x='y__class__', z='y_class') %}{% set x = ns.x %}",
+    "{% set x = messages[0].role ~ '__class__' %}",
+    "{% set x %}__class__{% endset %}",
+    "{% set x = [] %}{% do x.append('y__class__') %}",
+    "{% set x = dict(y__class__=1) %}",
+    "{% set y = 'y__class__' %}{% if messages %}{% set x = y %}{% else %}{% set x = 1 %}{% endif %}",
+    "{% set x = 'role' %}",
+    "{% set x = messages %}",
+]
+STEPS = [
+    "x",
+    "x[1:]",
+    "x[0]",
+    "x|first",
+    "x|list|last",
+    "x|string",
+    "x|join",
+    "x|reverse",
+    "(x|string)[2:11]",
+    "x|replace('y', '')",
+]
+STEPS += [
+    "x.lstrip('y')",
+    "x.split('y')[1]",
+    "x + ''",
+    "x|default('__class__')",
+    "(x, '__class__')|last",
+    "x if 0 else '__class__'",
+]
+
+
+def test_a_template_that_passes_never_comes_to_an_inner_attribute():
+    came_to = []
+
+    class Watched(Environment):
+        def getitem(self, obj, argument):
+            came_to.append(argument)
+            return super().getitem(obj, argument)
+
+    watched = Watched(extensions=["jinja2.ext.do"], undefined=ChainableUndefined)
+    passed = 0
+    for text in (source + "{{ ''[" + step + "] }}" for source in SOURCES for step in STEPS):
+        if judge_template(text):
+            continue
+        passed += 1
+        with contextlib.suppress(UndefinedError, TypeError):
+            watched.from_string(text).render(messages=[{"role": "user", "content": "text"}])
+        assert "__class__" not in came_to, text
+    assert passed > 5
