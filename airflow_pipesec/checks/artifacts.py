@@ -19,6 +19,7 @@ from airflow_pipesec.hashing import Progress
 from airflow_pipesec.manifest import Manifest, Resource
 from airflow_pipesec.scan.allow import RIGHTS, AllowList
 from airflow_pipesec.scan.opinions import Opinion
+from airflow_pipesec.scan.savedmodel_files import companion
 from airflow_pipesec.scan.scanner import Fault, Limits, Scan, scan_view
 from airflow_pipesec.storage import SINGLE, Kind, Places, Store
 
@@ -144,7 +145,7 @@ def _look(
     """Look at one file, and make sure that it was one and the same all the time."""
     called = store.name if name == SINGLE else name.rpartition("/")[2]
     with store.places(name) as view:
-        scan = scan_view(view, allow, name=called, limits=limits, siblings=beside)
+        scan = scan_view(view, allow, name=called, limits=limits, siblings=beside, companion=companion(name, beside.names))
         digest = _sha256(view) if digests else None
         said = tuple((opinion.name, *opinion.ask(view, called)) for opinion in opinions)
         if not view.unchanged():
@@ -170,8 +171,8 @@ def _judged(store: Store, looked: list[_Looked], names: frozenset[str], *, whole
     }
     good: list[_Looked] = []
     for one in looked:
-        if _only_unknown(one.scan) and (form := _companion(one.name, raw, names)):
-            one.scan.formats[form] += 1
+        if one.name in raw and _only_unknown(one.scan):
+            one.scan.formats["tensors of an ONNX model"] += 1
             good.append(one)
         elif one.scan.problems:
             yield from _problems(store, one)
@@ -192,12 +193,6 @@ def _only_unknown(scan: Scan) -> bool:
         and not scan.problems[0].part
         and scan.problems[0].fault is Fault.UNSCANNABLE
     )
-
-
-def _companion(name: str, raw: set[str], names: frozenset[str]) -> str:
-    from airflow_pipesec.scan.savedmodel import companion
-
-    return "tensors of an ONNX model" if name in raw else companion(name, names)
 
 
 def _problems(store: Store, one: _Looked) -> Iterator[Finding]:

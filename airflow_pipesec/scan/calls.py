@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import _compat_pickle
+import re
 import sys
+from functools import lru_cache
 from importlib.machinery import PathFinder
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from airflow_pipesec.scan.allow import Entry
@@ -29,12 +32,24 @@ _LATIN1 = frozenset(("latin1", "latin-1", "iso-8859-1"))
 _FOLLOWED = frozenset((*WRAPPERS, ("numpy", "dtype")))
 
 
-def _is_there(module: str) -> bool:
-    """Whether a module's topmost package is part of Python, or installed here. Nothing is imported."""
-    top = module.partition(".")[0]
-    if top in sys.stdlib_module_names or top in sys.modules:
+@lru_cache(1000)
+def _is_there(module: str, name: str) -> bool:
+    """Whether there may be such a name in a module of Python's or one that is installed here. Nothing is imported."""
+    top, dot, _ = module.partition(".")
+    if not top.isidentifier() or not name:
+        return False
+    if dot:
+        return top in sys.stdlib_module_names or PathFinder.find_spec(top) is not None
+    if (loaded := sys.modules.get(top)) is not None:
+        return name.partition(".")[0] in vars(loaded) or "__getattr__" in vars(loaded)
+    found = PathFinder.find_spec(top)
+    if found is None or not found.origin or not found.has_location:
+        return top in sys.stdlib_module_names
+    try:
+        content = Path(found.origin).read_bytes()
+    except OSError:
         return True
-    return top.isidentifier() and PathFinder.find_spec(top) is not None
+    return re.search(rb"\b%b\b" % re.escape(name.partition(".")[0].encode("utf-8", "surrogatepass")), content) is not None
 
 
 class Broken(Unscannable):
@@ -104,6 +119,8 @@ class Caller:
         """Return what calling a function gives, and tell where that is not allowed."""
         if not isinstance(args, tuple):
             if isinstance(args, Made) or args is UNKNOWN:
+                if self.lenient:
+                    return UNKNOWN
                 self.tell("calls a function with arguments that it works out", offset)
                 return UNKNOWN
             raise Broken("is a broken pickle: what a function is called with is no tuple", offset)
@@ -121,7 +138,9 @@ class Caller:
             return self.new(args[0], args[1:], offset)
         if pair == _NEWOBJ_EX and len(args) == 3:
             return self.new(args[0], args[1], offset)
-        if self.lenient and any(isinstance(each, Name) and not each.rights and _is_there(each.module) for each in args):
+        if self.lenient and any(
+            isinstance(each, Name) and not each.rights and _is_there(each.module, each.name) for each in args
+        ):
             self.tell(f"calls {function} with what is not on the allow-list", offset)
         if "call" not in function.rights:
             if self.lenient:
@@ -168,7 +187,7 @@ class Caller:
 
     def _tell_of_shadow(self, deed: str, name: Name, offset: int) -> None:
         """Tell of a name that is not allowed when it is used; where it is no shadow it was told when it was referred to."""
-        if self.lenient and not _is_there(name.module):
+        if self.lenient and not _is_there(name.module, name.name):
             raise Broken("refers to a module that there is not", offset)
         if self.shadow:
             self.tell(f"{deed} {name}, which is not on the allow-list", offset)

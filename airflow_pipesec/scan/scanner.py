@@ -124,7 +124,7 @@ class Part:
 
     ``form`` is the format that it is read as, once that is known. ``known`` is set where the part's place tells what it is for:
     ``"torch"`` for the pickle of a torch archive, ``"file:…"`` with its name for the artifact itself. ``companion`` is what it is
-    to the parts beside it, such as their raw numbers, where its own bytes are of no known format.
+    to the parts beside it, such as their raw numbers.
     """
 
     view: View
@@ -189,15 +189,22 @@ class Part:
 
 
 def scan_view(
-    view: View, allow: AllowList, *, name: str = "", limits: Limits | None = None, siblings: Collection[str] = ()
+    view: View,
+    allow: AllowList,
+    *,
+    name: str = "",
+    limits: Limits | None = None,
+    siblings: Collection[str] = (),
+    companion: str = "",
 ) -> Scan:
     """Look at one artifact, a file, and return what was found. ``name`` is the file's own, for formats that go by it.
+
+    ``siblings`` and ``companion`` are those of :class:`Scan` and :class:`Part`.
 
     Raises nothing of the file's making. What the view itself raises (a lost connection) goes on.
     """
     scan = Scan(allow, limits, siblings)
     scan.parts = 1
-    part = Part(view, scan)
-    part.known = f"file:{name}"
+    part = Part(view, scan, known=f"file:{name}", companion=companion)
     part.look()
     return scan

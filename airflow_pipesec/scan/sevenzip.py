@@ -389,6 +389,9 @@ def _look_items(part: Part, folders: list[_Folder], items: list[_Item]) -> None:
     for item in items:
         _judge_kind(part, item)
         names.take(item.name, folder=item.folder)
+    from airflow_pipesec.scan.savedmodel_files import companion
+
+    called = {item.name for item in items}
     remaining = iter(files)
     for folder in folders:
         here = [next(remaining) for _ in folder.stretches]
@@ -401,7 +404,7 @@ def _look_items(part: Part, folders: list[_Folder], items: list[_Item]) -> None:
         places = accumulate((size for size, _ in folder.stretches), initial=0)
         for item, place, (size, _) in zip(here, places, folder.stretches, strict=False):
             if size:
-                part.child(Section(view, place, size), item.name).look()
+                part.child(Section(view, place, size), item.name, companion=companion(item.name, called)).look()
 
 
 def _judge_kind(part: Part, item: _Item) -> None:

@@ -81,16 +81,26 @@ def look(part: Part) -> None:
     form = form_of(part.view, head)
     if form != "pickle":
         _other_readings(part, head, form)
-    if not form and part.companion:
-        part.saw(part.companion)
-        return
-    if not form:
+    if part.companion:
+        _look_companion(part)
+    elif not form:
         what = next(
             (f"is a {name} archive, which is not read here" for magic, name in _UNKNOWN_TO_US if head.startswith(magic)), ""
         )
         part.scan.unknown += not what
         raise Unscannable(what or "is of no format that is known here")
-    _function(form)(part)
+    if form:
+        _function(form)(part)
+
+
+def _look_companion(part: Part) -> None:
+    """Look at a part as what it is to those beside it, whatever its own bytes say it is besides."""
+    from airflow_pipesec.scan.savedmodel_files import COMPANIONS
+
+    if part.companion in COMPANIONS:
+        COMPANIONS[part.companion](part)
+    else:
+        part.saw(part.companion)
 
 
 def _function(form: str) -> Callable[[Part], None]:

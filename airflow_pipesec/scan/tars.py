@@ -81,9 +81,11 @@ def look_tar(part: Part) -> None:
 
         look_torch_tar(part, members)
         return
+    from airflow_pipesec.scan.savedmodel_files import companion
+
     for name, view in members.items():
         if view.size:
-            part.child(view, name).look()
+            part.child(view, name, companion=companion(name, members)).look()
 
 
 def _members(part: Part) -> dict[str, View]:

@@ -117,6 +117,9 @@ class _Entry:
     header: int
 
 
+_EXPORTED = re.compile(r"([^/]+/)data/(?:weights/weight|constants/tensor)_\d+")
+
+
 @dataclass(frozen=True, slots=True)
 class _Directory:
     count: int
@@ -144,17 +147,25 @@ def look_zip(part: Part) -> None:
     else:
         part.saw("zip")
     for member in members:
-        _look_member(part, archive, member)
+        _look_member(part, archive, member, _companion(member.name, names))
 
 
-def _look_member(part: Part, archive: Archive, member: Member) -> None:
+def _companion(name: str, names: set[str]) -> str:
+    from airflow_pipesec.scan.savedmodel_files import companion
+
+    if (found := _EXPORTED.fullmatch(name)) and f"{found[1]}archive_format" in names:
+        return "tensor of torch.export"
+    return companion(name, names)
+
+
+def _look_member(part: Part, archive: Archive, member: Member, companion: str) -> None:
     try:
         view = archive.open(member)
     except Unscannable as error:
         part.child(Memory(b""), member.name).unscannable(error.why, error.offset)
         return
     if member.size:
-        part.child(view, member.name).look()
+        part.child(view, member.name, companion=companion).look()
 
 
 def read_archive(part: Part) -> Archive:
