@@ -93,9 +93,16 @@ class Wire:
         if field.value > LONGEST_NAME:
             raise Unscannable(f"has {what} of more than {LONGEST_NAME:,} bytes", field.place)
         try:
-            return self.view.read_at(field.start, field.value).decode()
+            return self.bytes_of(field, field.value).decode()
         except UnicodeDecodeError:
             raise Unscannable(f"has {what} that is not UTF-8", field.place) from None
+
+    def bytes_of(self, field: Field, most: int) -> bytes:
+        """Return the beginning of a field's content."""
+        start, length = field.start - self.base, min(field.value, most)
+        if 0 <= start and start + length <= len(self.buffer):
+            return self.buffer[start : start + length]
+        return self.view.read_at(field.start, length)
 
     def numbers(self, field: Field) -> list[int]:
         """Return the numbers of a packed list. Raises :class:`Unscannable` for a long list, and for one that is not packed."""
@@ -172,6 +179,9 @@ class Wire:
     def _number(self, place: int, end: int, what: str) -> tuple[int, int]:
         """Return the number at a place and where it ends."""
         at = place - self.base
+        # Most are of one byte.
+        if place < end and at < len(self.buffer) and (first := self.buffer[at]) < 128:
+            return first, place + 1
         data = self.buffer[at : min(at + 10, end - self.base)]
         value = 0
         for index, byte in enumerate(data):

@@ -281,7 +281,7 @@ class _MetaGraph:
                         elif item.number == 9:
                             functions += self._named_function(item, depth + 1)
                 case 2:
-                    text = self.wire.view.read_at(inner.start, min(inner.value, LONGEST_TEXT))
+                    text = self.wire.bytes_of(inner, LONGEST_TEXT)
                 case 8:
                     text = self._tensor(inner, depth + 1)
                 case 10:
@@ -303,7 +303,7 @@ class _MetaGraph:
         text: bytes | None = None
         for inner in self.inside(field, TENSOR, "a tensor", depth):
             if inner.number == 8 and text is None:
-                text = self.wire.view.read_at(inner.start, min(inner.value, LONGEST_TEXT))
+                text = self.wire.bytes_of(inner, LONGEST_TEXT)
             elif inner.number in (14, 15):
                 raise Unscannable(
                     "has a constant that is a resource or of a type of its own, which is not read here", inner.place

@@ -45,8 +45,8 @@ class Graphs:
     """The graph ``""`` and the functions of a model, by whose names they are read when they are needed.
 
     ``callers`` has, of each function, the names of those in which it is called. ``filename`` is the node through which the
-    loader gives the name of a checkpoint, and ``assets`` are those through which it gives the names of assets: none is an input of
-    the model. ``bound`` has the functions that a program can call as well, with what the loader gives for their last arguments:
+    loader gives the name of a checkpoint, and ``assets`` are those through which it gives the names of assets: no inputs of the
+    model. ``bound`` has the functions that a program can call as well, with what the loader gives for their last arguments:
     whether each is the name of an asset.
     """
 
