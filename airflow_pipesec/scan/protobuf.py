@@ -100,7 +100,7 @@ class Wire:
     def bytes_of(self, field: Field, most: int) -> bytes:
         """Return the beginning of a field's content."""
         start, length = field.start - self.base, min(field.value, most)
-        if 0 <= start and start + length <= len(self.buffer):
+        if start >= 0 and start + length <= len(self.buffer):
             return self.buffer[start : start + length]
         return self.view.read_at(field.start, length)
 
