@@ -233,3 +233,18 @@ def test_code_that_is_changed_or_cut_off_raises_nothing(data: st.DataObject) -> 
     scan = Scan(SHIPPED)
     Part(Memory(bytes(made[: data.draw(st.integers(0, len(made)))])), scan).look(look_code)
     assert not [each for each in scan.problems if "cannot be parsed" in each.why]
+
+
+def test_classes_of_c_code_are_those_that_torch_registers_itself():
+    from airflow_pipesec.scan.pickles import look_pickle
+    from airflow_pipesec.scan.scanner import Part, Scan
+
+    def problems(name: str) -> list[str]:
+        data = b"\x80\x02c__torch__." + name.encode() + b"\n)\x81."
+        scan = Scan(AllowList.shipped())
+        Part(Memory(data), scan, known="torchscript").look(look_pickle)
+        return [problem.why for problem in scan.problems]
+
+    assert problems("some.module\nModel") == []
+    assert problems("torch.classes.quantized\nConv2dPackedParamsBase") == []
+    assert "not on the allow-list" in problems("torch.classes.other\nLoader")[0]

@@ -27,6 +27,7 @@ WRAPPERS: Final = (("joblib.numpy_pickle", "NumpyArrayWrapper"), ("sklearn.exter
 MOST_NAMES = 1000  # kept of those that are refused
 _NEWOBJ, _NEWOBJ_EX = ("copyreg", "__newobj__"), ("copyreg", "__newobj_ex__")
 _RECONSTRUCTOR = ("copyreg", "_reconstructor")
+_CLASSES = "__torch__.torch.classes"
 _LATIN1 = frozenset(("latin1", "latin-1", "iso-8859-1"))
 # Reading on takes what these make, allowed or not.
 _FOLLOWED = frozenset((*WRAPPERS, ("numpy", "dtype")))
@@ -110,13 +111,17 @@ class Caller:
     def _rights(self, module: str, name: str) -> tuple[str, ...]:
         rights = self.allow.rights(module, name)
         if not rights and self.flavour == "torchscript" and module.partition(".")[0] == "__torch__":
-            return ("new", "call", "name")  # resolved by torch's own compiler, among the archive's code
+            # Resolved by torch's own compiler, among the archive's code; below torch.classes are those of C++.
+            known = not module.startswith(_CLASSES) or self.allow.lists_name("torchscript", f"{module}.{name}")
+            return ("new", "call", "name") if known else ()
         if not rights and (module, name) in (_NEWOBJ, _NEWOBJ_EX):
             return ("call",)  # what opcodes of their own do as well
         return rights
 
     def call(self, function: Any, args: Any, offset: int) -> Any:
         """Return what calling a function gives, and tell where that is not allowed."""
+        if self.flavour == "torchscript" and isinstance(function, Name) and function.module.startswith("__torch__"):
+            return Made(function, (args,)) if function.rights else UNKNOWN  # torch writes a value of an enumeration so
         if not isinstance(args, tuple):
             if isinstance(args, Made) or args is UNKNOWN:
                 if self.lenient:

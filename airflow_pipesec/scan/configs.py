@@ -78,6 +78,8 @@ def judge_json(part: Part, value: Any) -> None:
         part.saw("notebook")
         part.unsafe("is a notebook, which is code")
         return
+    if isinstance(value, dict) and {"irVersion", "graph"} <= value.keys():
+        raise Unscannable("is an ONNX model in JSON, which is not read here")
     configs = _keras_configs(value)
     part.saw("keras" if configs else "json")
     for each in configs:

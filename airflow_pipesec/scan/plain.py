@@ -211,6 +211,8 @@ def _yaml(part: Part, *, is_mlflow: bool) -> None:
             tag = getattr(event, "tag", None)
             if tag not in (None, "!") and tag not in _YAML_TAGS:
                 part.unsafe(f"has a value with the tag {named(tag)}, which makes an object of it")
+            if isinstance(event, yaml.ScalarEvent) and event.value == "_target_":
+                part.unsafe("names what is to be called (_target_)")
             if is_mlflow:
                 texts.append(event.value if isinstance(event, yaml.ScalarEvent) else "")
                 if isinstance(event, yaml.AliasEvent):

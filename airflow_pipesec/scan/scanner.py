@@ -123,7 +123,7 @@ class Part:
     """A stretch of bytes that some loader reads as a file, and what it is called within the artifact.
 
     ``form`` is the format that it is read as, once that is known. ``known`` is set where the part's place tells what it is for:
-    ``"torch"`` for the pickle of a torch archive, ``"file:…"`` with its name for the artifact itself. ``companion`` is what it is
+    ``"torch"`` for the pickle of a torch archive, ``"file:…"`` with its own name for all others. ``companion`` is what it is
     to the parts beside it, such as their raw numbers.
     """
 
@@ -169,7 +169,9 @@ class Part:
         if self.scan.parts > limits.parts:
             raise Unscannable(f"holds more than {limits.parts:,} parts")
         shown = named(name)
-        return Part(view, self.scan, f"{self.name}/{shown}" if self.name else shown, self.depth + 1, known, companion)
+        return Part(
+            view, self.scan, f"{self.name}/{shown}" if self.name else shown, self.depth + 1, known or f"file:{name}", companion
+        )
 
     def look(self, form: Callable[[Part], None] | None = None) -> None:
         """Look at this part as what its bytes say it is, or by the given format's function. Problems are kept, none is raised."""
