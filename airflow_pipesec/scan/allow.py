@@ -3,20 +3,22 @@
 One readable file for each library lies in ``airflow_pipesec/scan/allow/``; a user's own file has the same form::
 
     shipped: true                        # false: only what stands here counts
-    new:                                 # classes: instances may be made, without calling them, and given their state
+    new:                                 # classes: instances may be made, without arguments, and given their state
       mylib.models: [Tree, Forest]
     call:                                # functions and classes that may be called
       mylib.models:
         make_tree: [int, "str?"]         # with just these arguments
         make_forest: any                 # with whatever the file can build
-    name:                                # may be referred to, and never called
+    name:                                # may be kept as a value: harmless, whatever they are called with later
       mylib.dtypes: [f32]
 
-Names are exact: no pattern, and no dot inside of a name unless the attribute of a class is meant. Arguments are
+Names are exact: no pattern, and no dot inside of a name unless the attribute of a class is meant. What a file keeps as a value,
+in a list or as an attribute, may be called by whoever uses the model, with whatever the file says: only what stands under ``name``,
+or under ``call`` with ``any``, may be kept. Arguments are
 
 * ``any``; ``data``: constants and tuples, lists, dicts and sets of such; ``none``, ``bool``, ``int``, ``float``, ``str``,
   ``bytes``, ``tuple``, ``list``, ``dict``, ``set``;
-* ``type``: a name that stands under ``new``; ``function``: one under ``call`` with ``any``; ``name``: any that is allowed;
+* ``type``: a name that stands under ``new``; ``function``: one under ``call`` with ``any``; ``name``: one that may be kept;
 * ``made``: an instance of what is allowed; ``torch``: bytes that are looked at as a torch file; ``"=text"``: just this text,
   or the allowed name that is written so.
 
@@ -30,7 +32,7 @@ import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -90,7 +92,7 @@ class Argument:
 Signature = tuple[Argument, ...] | None  # None: any arguments at all
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class AllowList:
     """What is allowed: the rights of each pair of module and name, how what may be called may be called, and the other lists.
 
@@ -103,6 +105,11 @@ class AllowList:
     name: frozenset[tuple[str, str]] = frozenset()
     lists: Mapping[str, frozenset[str]] = field(default_factory=dict)
     origin: str = "nothing"
+
+    @cached_property
+    def packages(self) -> frozenset[str]:
+        """The topmost packages of the modules of which anything is allowed."""
+        return frozenset(module.partition(".")[0] for module, _ in (*self.new, *self.call, *self.name))
 
     def has(self, module: str, name: str) -> bool:
         """Whether a file may refer to a name at all."""

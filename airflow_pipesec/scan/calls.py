@@ -10,10 +10,10 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from airflow_pipesec.scan.allow import Entry
-from airflow_pipesec.scan.dtypes import ARRAYS, Dtypes
+from airflow_pipesec.scan.allow import AllowList, Entry
+from airflow_pipesec.scan.dtypes import Dtypes
 from airflow_pipesec.scan.scanner import Unscannable
-from airflow_pipesec.scan.values import UNKNOWN, Blob, Made, Name, fits
+from airflow_pipesec.scan.values import UNKNOWN, Blob, Box, Made, Name, fits, is_value, names_in
 from airflow_pipesec.scan.views import Memory
 
 if TYPE_CHECKING:
@@ -35,10 +35,15 @@ _FOLLOWED = frozenset((*WRAPPERS, ("numpy", "dtype")))
 
 @lru_cache(1000)
 def _is_there(module: str, name: str) -> bool:
-    """Whether there may be such a name in a module of Python's or one that is installed here. Nothing is imported."""
+    """Whether there may be such a name in a module of Python's, of the shipped lists' libraries, or one that is installed here.
+
+    Nothing is imported.
+    """
     top, dot, _ = module.partition(".")
     if not top.isidentifier() or not name:
         return False
+    if top not in sys.stdlib_module_names and top in AllowList.shipped().packages:
+        return True
     if dot:
         return top in sys.stdlib_module_names or PathFinder.find_spec(top) is not None
     if (loaded := sys.modules.get(top)) is not None:
@@ -51,6 +56,10 @@ def _is_there(module: str, name: str) -> bool:
     except OSError:
         return True
     return re.search(rb"\b%b\b" % re.escape(name.partition(".")[0].encode("utf-8", "surrogatepass")), content) is not None
+
+
+def _is_empty(keywords: Any) -> bool:
+    return keywords is None or (isinstance(keywords, Box) and keywords.whole and not keywords.entries)
 
 
 class Broken(Unscannable):
@@ -142,7 +151,7 @@ class Caller:
         if pair == _NEWOBJ and args:
             return self.new(args[0], args[1:], offset)
         if pair == _NEWOBJ_EX and len(args) == 3:
-            return self.new(args[0], args[1], offset)
+            return self.new(args[0], args[1], offset, args[2])
         if self.lenient and any(
             isinstance(each, Name) and not each.rights and _is_there(each.module, each.name) for each in args
         ):
@@ -161,6 +170,9 @@ class Caller:
         if wrong is not None:
             self.tell(f"calls {function} with other arguments than the allow-list has (argument {wrong + 1})", offset)
             return UNKNOWN
+        for value in args:
+            if isinstance(value, tuple) or (signature is None and isinstance(value, Name)):
+                self.keep(value, offset)
         if (told := self.dtypes.wrong_call(pair, args)) and not self.lenient:
             self.tell(told, offset)
         self.use("call", function)
@@ -173,7 +185,13 @@ class Caller:
                 self._torch(value, offset)
         return Made(function, args)
 
-    def new(self, cls: Any, args: Any, offset: int) -> Any:
+    def keep(self, value: Any, offset: int) -> None:
+        """Tell of names that a value holds and that may only be made or called: whoever uses it may call them with anything."""
+        for name in names_in(value) if not self.shadow else ():
+            if not is_value(name, self.allow):
+                self.tell(f"keeps {name} as a value, which the allow-list does not let it", offset)
+
+    def new(self, cls: Any, args: Any, offset: int, keywords: Any = None) -> Any:
         """Return an instance of a class that is made without calling it, and tell where that is not allowed."""
         if not isinstance(cls, Name):
             if cls is not UNKNOWN and not self.lenient:
@@ -185,8 +203,13 @@ class Caller:
             elif not self.lenient:
                 self.tell(f"makes an instance of {cls}, which the allow-list does not let it", offset)
             return Made(cls) if (cls.module, cls.name) in _FOLLOWED else UNKNOWN
-        if args and (cls.module, cls.name) in ARRAYS:
-            self.tell(f"makes an instance of {cls} over bytes of its own", offset)
+        if not self.lenient and (args != () or not _is_empty(keywords)):
+            # What __new__ gets is what a call gets: a named tuple's items, but an array's memory as well.
+            signature = self.allow.call.get((cls.module, cls.name), ())
+            takes = isinstance(args, tuple) and (signature is None or fits(args, signature, self.allow) is None)
+            if "call" not in cls.rights or not takes or not _is_empty(keywords):
+                self.tell(f"makes an instance of {cls} with arguments, which the allow-list does not let it", offset)
+            self.keep(args, offset)
         self.use("new", cls)
         return Made(cls, args if isinstance(args, tuple) else ())
 

@@ -22,7 +22,7 @@ _U4, _U8, _I4 = struct.Struct("<I"), struct.Struct("<Q"), struct.Struct("<i")
 
 
 class Constants:
-    """The half of a machine that reads: a window of the part's bytes, the stack, and the opcodes that push a constant."""
+    """The third of a machine that reads: a window of the part's bytes, the stack, and the opcodes that push a constant."""
 
     def __init__(self, part: Part, place: int, *, flavour: str, shadow: bool) -> None:
         self.part, self.scan, self.view = part, part.scan, part.view

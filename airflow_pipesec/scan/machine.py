@@ -11,8 +11,9 @@ import struct
 from typing import TYPE_CHECKING, Any, Final
 
 from airflow_pipesec.scan.calls import WRAPPERS, Broken
-from airflow_pipesec.scan.constants import LONG_TEXT, WINDOW, Constants
+from airflow_pipesec.scan.constants import LONG_TEXT, WINDOW
 from airflow_pipesec.scan.dtypes import ARRAYS, DTYPE
+from airflow_pipesec.scan.objects import Objects, Refused
 from airflow_pipesec.scan.scanner import Unscannable
 from airflow_pipesec.scan.values import UNKNOWN, Box, Made, Name
 
@@ -27,14 +28,6 @@ STEPS = 1 << 14  # between two looks at the limits
 
 _U2, _U4, _U8 = struct.Struct("<H"), struct.Struct("<I"), struct.Struct("<Q")
 _I4, _F8 = struct.Struct("<i"), struct.Struct(">d")
-
-
-class Refused(Exception):
-    """The stream cannot be followed further, and going on may do anything."""
-
-    def __init__(self, why: str, offset: int) -> None:
-        super().__init__(why)
-        self.why, self.offset = why, offset
 
 
 class _Layer(dict[int, Any]):
@@ -55,7 +48,7 @@ class _Layer(dict[int, Any]):
         return self.size
 
 
-class Machine(Constants):
+class Machine(Objects):
     """One run over one stream: from ``place`` to its STOP, after which ``place`` is where the next would begin.
 
     ``flavour`` is ``""``, ``"torch"`` (persistent ids are storages), ``"torch tar"`` (they are keys), or ``"torchscript"``
@@ -66,9 +59,7 @@ class Machine(Constants):
 
     def __init__(self, part: Part, place: int = 0, *, flavour: str = "", shadow: bool = False) -> None:
         super().__init__(part, place, flavour=flavour, shadow=shadow)
-        self.flavour, self.shadow = flavour, shadow
-        self.outer: list[list[Any]] = []
-        self.memo: dict[int, Any] = {}
+        self.flavour = flavour
         self.frame_end = NO_FRAME
         self.protocol = 0
         self.steps = 0
@@ -80,11 +71,20 @@ class Machine(Constants):
 
         Raises :class:`Unscannable` where no reader could go on, and :class:`Refused` where one could and this one won't.
         """
+        try:
+            return self._run_all()
+        finally:
+            for _, name, offset in self.kept:
+                self.caller.keep(name, offset)
+            self.kept.clear()
+
+    def _run_all(self) -> Any:
         while True:
             steps = self._run(min(STEPS, SHADOW_STEPS) if self.shadow else STEPS)
             self.steps += steps
             self.scan.opcodes += steps
             if self.stack is _DONE:
+                self.caller.keep(self.result, self.place - 1)
                 return self.result
             limits = self.scan.limits
             if self.scan.opcodes > limits.opcodes:
@@ -209,109 +209,6 @@ class Machine(Constants):
         self.pos = pos
         return most
 
-    # Stack and memo
-
-    def pop(self) -> None:
-        if self.stack:
-            self.stack.pop()
-        else:
-            self._since_mark()
-
-    def dup(self) -> None:
-        self.stack.append(self.stack[-1])
-
-    def pop_mark(self) -> None:
-        self._since_mark()
-
-    def _since_mark(self) -> list[Any]:
-        if not self.outer:
-            raise Broken("is a broken pickle: a mark is missing", self.place)
-        items = self.stack
-        self.stack = self.outer.pop()
-        return items
-
-    def put(self) -> None:
-        self.memo[self._index()] = self.stack[-1]
-
-    def get(self) -> None:
-        self.stack.append(self.memo[self._index()])
-
-    def _index(self) -> int:
-        number = self._number(self._line())
-        if not isinstance(number, int) or number < 0:
-            raise Broken("is a broken pickle: a place in the memo is none", self.place)
-        if number > self.view.size and not self.shadow:
-            raise Refused("has a place in the memo beyond its size, where readers disagree", self.place)
-        return number
-
-    def tuple_(self) -> None:
-        items = self._since_mark()
-        self.stack.append(tuple(items))
-
-    def list_(self) -> None:
-        items = self._since_mark()
-        made = Box("list")
-        made.extend(items)
-        self.stack.append(made)
-
-    def dict_(self) -> None:
-        items = self._since_mark()
-        made = Box("dict")
-        self.stack.append(made)
-        self._set(made, items)
-
-    def empty_set(self) -> None:
-        self.stack.append(Box("set"))
-
-    def frozenset_(self) -> None:
-        items = self._since_mark()
-        made = Box("set")
-        made.extend(items)
-        self.stack.append(made)
-
-    def append(self) -> None:
-        item = self.stack.pop()
-        self._extend(self.stack[-1], [item])
-
-    def appends(self) -> None:
-        items = self._since_mark()
-        self._extend(self.stack[-1], items)
-
-    additems = appends
-
-    def _extend(self, target: Any, items: list[Any]) -> None:
-        if isinstance(target, Box) and target.kind != "dict":
-            target.extend(items)
-        else:
-            self._demand_instance(target, "adds items to")
-
-    def setitem(self) -> None:
-        value, key = self.stack.pop(), self.stack.pop()
-        self._set(self.stack[-1], [key, value])
-
-    def setitems(self) -> None:
-        items = self._since_mark()
-        self._set(self.stack[-1], items)
-
-    def _set(self, target: Any, items: list[Any]) -> None:
-        if len(items) % 2:
-            raise Broken("is a broken pickle: a dictionary has a key without a value", self.place)
-        if id(target) in self.caller.dtypes.sealed:
-            self.caller.tell("changes the fields of a numpy.dtype that is complete", self.place - 1)
-        if isinstance(target, Box) and target.kind in ("dict", "list"):
-            for number in range(0, len(items), 2):
-                target.set(items[number], items[number + 1])
-        else:
-            self._demand_instance(target, "sets items of")
-
-    def _demand_instance(self, target: Any, deed: str) -> None:
-        """What is done to an instance of an allowed class is its own affair; what is done to a class or a function is not."""
-        if isinstance(target, Name):
-            if not self.caller.lenient or not target.rights:
-                self.caller.tell(f"{deed} {target} itself", self.place - 1)
-        elif not isinstance(target, Made) and target is not UNKNOWN:
-            raise Broken("is a broken pickle: an opcode needs another object", self.place)
-
     # Names and calls
 
     def global_(self) -> None:
@@ -339,8 +236,8 @@ class Machine(Constants):
         self.stack[-1] = self.caller.new(self.stack[-1], args, self.place - 1)
 
     def newobj_ex(self) -> None:
-        self.stack.pop()
-        self.newobj()
+        keywords, args = self.stack.pop(), self.stack.pop()
+        self.stack[-1] = self.caller.new(self.stack[-1], args, self.place - 1, keywords)
 
     def inst(self) -> None:
         start = self.place - 1
@@ -375,9 +272,15 @@ class Machine(Constants):
             target.state = state
         if self.caller.lenient:
             return
+        self.caller.keep(state, start)
         if wrong := self._wrong_state(target, state):
             self.caller.tell(wrong, start)
         if target.is_of(*WRAPPERS):
+            # joblib's wrapper keeps the class of its array, which is made and not called.
+            cls = state.entries.get("subclass") if isinstance(state, Box) else None
+            own = next((each for each in reversed(self.kept) if each[0] is state and each[1] is cls), None)
+            if own is not None:
+                self.kept.remove(own)
             from airflow_pipesec.scan.arrays import skip_array
 
             skip_array(self, target)

@@ -10,7 +10,7 @@ from airflow_pipesec.scan.allow import AllowList, Argument
 from airflow_pipesec.scan.scanner import Unscannable, named
 from airflow_pipesec.scan.views import Memory, Section, View
 
-__all__ = ["KEPT", "UNKNOWN", "Blob", "Box", "Made", "Name", "fits", "is_data"]
+__all__ = ["KEPT", "UNKNOWN", "Blob", "Box", "Made", "Name", "fits", "is_data", "is_value", "names_in"]
 
 # Numbers, short texts, None and tuples stand for themselves; all else is one of these.
 KEPT: Final = 65_536
@@ -161,9 +161,28 @@ _KIND_OF = {
 }
 
 
+def is_value(name: Name, allow: AllowList) -> bool:
+    """Whether a name may be kept, for whoever uses the model to call with anything. One that is refused was told already."""
+    free = "call" in name.rights and allow.call.get((name.module, name.name), ()) is None
+    return "name" in name.rights or free or not name.rights
+
+
+def names_in(value: Any) -> Iterator[Name]:
+    """Yield the names that a value is or that stand in it, as far as tuples go: what is put into a list was looked at there."""
+    waiting, seen = [value], set()
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, Name):
+            yield value
+        elif isinstance(value, tuple) and id(value) not in seen:
+            seen.add(id(value))
+            waiting += [item for item in value if isinstance(item, Name | tuple)]
+
+
 def _kinds(value: Any, allow: AllowList) -> Iterator[str]:
     """Yield the kinds of argument that a value is, see :mod:`airflow_pipesec.scan.allow`."""
-    yield "any"
+    if not isinstance(value, Name) or is_value(value, allow):
+        yield "any"
     if (kind := _KIND_OF.get(type(value))) is not None:
         yield kind
     elif isinstance(value, Blob | Box):
@@ -171,7 +190,7 @@ def _kinds(value: Any, allow: AllowList) -> Iterator[str]:
     elif isinstance(value, Made):
         yield "made"
     elif isinstance(value, Name):
-        if value.rights:
+        if is_value(value, allow):
             yield "name"
         if "new" in value.rights:
             yield "type"
