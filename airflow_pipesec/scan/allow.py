@@ -13,8 +13,8 @@ One readable file for each library lies in ``airflow_pipesec/scan/allow/``; a us
       mylib.dtypes: [f32]
 
 Names are exact: no pattern, and no dot inside of a name unless the attribute of a class is meant. What a file keeps as a value,
-in a list or as an attribute, may be called by whoever uses the model, with whatever the file says: only what stands under ``name``,
-or under ``call`` with ``any``, may be kept. Arguments are
+in a list or as an attribute, may be called by whoever uses the model with whatever the file says: only what stands under
+``name``, or under ``call`` with ``any``, may be kept. Arguments are
 
 * ``any``; ``data``: constants and tuples, lists, dicts and sets of such; ``none``, ``bool``, ``int``, ``float``, ``str``,
   ``bytes``, ``tuple``, ``list``, ``dict``, ``set``;
