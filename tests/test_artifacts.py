@@ -18,6 +18,7 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 
 from airflow_pipesec.checks.artifacts import scan_artifact
+from airflow_pipesec.checks.integrity import take_stock
 from airflow_pipesec.cli import main
 from airflow_pipesec.errors import ConfigurationError, StorageError
 from airflow_pipesec.findings import Finding, Status
@@ -76,6 +77,7 @@ def test_the_evidence_names_the_digest_of_what_was_looked_at(model: Path) -> Non
     digest = f"sha256:{hashlib.sha256(file.read_bytes()).hexdigest()}"
     subjects = [item.finding.subject for item in judged(open_store(model)).judged]
     assert digest in [subject.digest for subject in subjects]
+    assert take_stock(open_store(model))[0].digest in [subject.digest for subject in subjects if subject.name == str(model)]
     (finding,) = (item.finding for item in judged(open_store(file)).judged if item.finding.control.id == "artifact-allow-listed")
     assert finding.subject.digest == digest
     assert not any(item.finding.subject.digest for item in judged(open_store(file), digests=False).judged)

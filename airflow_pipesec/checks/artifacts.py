@@ -210,22 +210,20 @@ def _passed(store: Store, good: list[_Looked], names: frozenset[str], *, whole: 
     if not good:
         return
     forms = Counter(form for one in good for form in one.scan.formats)
+    digest = None
+    if whole and all(one.digest for one in good):
+        digest = Manifest.of(store.name, "sha256", (Resource(one.name, cast("str", one.digest)) for one in good)).digest
+    together = Subject(store.url, digest, good[0].version if len(names) == 1 else None)
     if len(names) == 1 or len(good) > FILES_SHOWN:
-        digest = None
-        if whole and all(one.digest for one in good):
-            resources = [Resource(one.name, cast("str", one.digest)) for one in good]
-            digest = Manifest.of(store.name, "sha256", resources).digest
-        subject = Subject(store.url, digest, good[0].version if len(names) == 1 else None)
         text = f"{amount(len(good), 'file')}: {_uses(Counter(use for one in good for use in _used(one.scan)))}"
-        yield Finding(ALLOW_LISTED, subject, Status.PASS, text, count=len(good))
+        yield Finding(ALLOW_LISTED, together, Status.PASS, text, count=len(good))
     else:
         for one in good:
             subject = Subject(store.describe(one.name), one.digest and f"sha256:{one.digest}", one.version)
             yield Finding(ALLOW_LISTED, subject, Status.PASS, _uses(Counter(_used(one.scan))))
     kinds = ", ".join(f"{form} ({number:,})" for form, number in sorted(forms.items()))
-    yield Finding(
-        SCANNABLE, Subject(store.url), Status.PASS, f"{amount(len(good), 'file')} of known formats: {kinds}", count=len(good)
-    )
+    text = f"{amount(len(good), 'file')} of known formats: {kinds}"
+    yield Finding(SCANNABLE, together, Status.PASS, text, count=len(good))
 
 
 def _used(scan: Scan) -> set[str]:
