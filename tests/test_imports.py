@@ -82,6 +82,20 @@ def test_the_heavy_ones_are_what_the_test_would_see() -> None:
     assert {"pandas", "numpy"} <= new_modules("", "import pandas")
 
 
+def test_rules_in_sql_do_without_great_expectations() -> None:
+    program = """
+import pandas
+from airflow_pipesec.checks.quality import Rules, validate_frame
+from airflow_pipesec.findings import Subject
+rules = Rules(column_mapping={"a": {"min": {"geq_to": 1}}}, checks={"few": {"check_statement": "COUNT(*) < 3"}})
+found = list(validate_frame(pandas.DataFrame({"a": [1, 2]}), rules, subject=Subject("rows")))
+assert [one.status for one in found] == ["pass"] * 4, found
+"""
+    added = new_modules("", program)
+    assert "duckdb" in added
+    assert "great_expectations" not in added
+
+
 def test_the_package_itself_imports_nothing() -> None:
     assert new_modules("", "import airflow_pipesec") - {"airflow_pipesec"} <= set(sys.stdlib_module_names)
 

@@ -128,8 +128,11 @@ def load_suite(store: Store) -> Mapping[str, Any]:
 
 
 @contextmanager
-def engine() -> Iterator[Any]:
-    """Import Great Expectations without telemetry, and keep its log lines and warnings, which quote the data, to ourselves."""
+def engine() -> Iterator[None]:
+    """Keep Great Expectations from telemetry, and its log lines and warnings, which quote the data, to ourselves.
+
+    Whatever uses it imports it, within this: the import takes seconds, and rules in SQL can do without.
+    """
     os.environ["GX_ANALYTICS_ENABLED"] = "false"
     logger = logging.getLogger("great_expectations")
     with warnings.catch_warnings():
@@ -138,18 +141,22 @@ def engine() -> Iterator[Any]:
         logger.setLevel(logging.CRITICAL + 1)
         logger.propagate = False
         try:
-            import great_expectations
-
-            yield great_expectations
+            yield
         finally:
             logger.level, logger.propagate = before
 
 
-def new_context(gx: Any) -> Any:
+def _great_expectations() -> Any:
+    import great_expectations
+
+    return great_expectations
+
+
+def new_context() -> Any:
     """Make a context that lives in memory, for one validation, and draws no progress bars."""
     from great_expectations.data_context.types.base import ProgressBarsConfig
 
-    context = gx.get_context(mode="ephemeral")
+    context = _great_expectations().get_context(mode="ephemeral")
     context.variables.progress_bars = ProgressBarsConfig(globally=False)
     return context
 
@@ -159,9 +166,6 @@ def build_rules(rules: Rules) -> list[Rule]:
 
     A suite built from dictionaries logs an invalid expectation and goes on without it, so each is built here by itself.
     """
-    from great_expectations.expectations.expectation import Expectation
-    from great_expectations.expectations.expectation_configuration import ExpectationConfiguration
-
     built: list[Any] = []
     if _parameters_of(rules.suite) or _parameters_of(rules.expectations):
         raise ConfigurationError("the suite has suite_parameters, which are not filled in here. Write the values themselves.")
@@ -169,6 +173,8 @@ def build_rules(rules: Rules) -> list[Rule]:
         entries = rules.suite.get("expectations") if isinstance(rules.suite, Mapping) else None
         if not isinstance(entries, Sequence) or isinstance(entries, str):
             raise ConfigurationError("the suite has no list of expectations. Give a Great Expectations suite in its JSON form.")
+        from great_expectations.expectations.expectation_configuration import ExpectationConfiguration
+
         for number, entry in enumerate(entries, 1):
             try:
                 built.append(ExpectationConfiguration(**_entry(entry)).to_domain_obj())
@@ -184,6 +190,8 @@ def build_rules(rules: Rules) -> list[Rule]:
                 ) from None
     given = rules.expectations
     if given is not None:
+        from great_expectations.expectations.expectation import Expectation
+
         items = getattr(given, "expectations", given)
         single = isinstance(items, Expectation | str | Mapping) or not isinstance(items, Iterable)  # expectations iterate, too
         for item in [items] if single else items:
@@ -295,22 +303,22 @@ def _described(expectation: Any) -> Rule:
     return Rule(label, needed, expectation)
 
 
-def run(gx: Any, batch: Any, rules: Sequence[Rule], form: Mapping[str, Any], *, null_agrees: bool = False) -> Iterator[Answer]:
+def run(batch: Any, rules: Sequence[Rule], form: Mapping[str, Any], *, null_agrees: bool = False) -> Iterator[Answer]:
     """Evaluate expectations and answer each, in order.
 
     ``form`` is Great Expectations' result format. ``null_agrees`` says that a comparison with a missing value counts as met, as
     it does in SQL.
     """
-    answers = [_answer(rule, result) for rule, result in zip(rules, _evaluate(gx, batch, rules, form), strict=True)]
+    answers = [_answer(rule, result) for rule, result in zip(rules, _evaluate(batch, rules, form), strict=True)]
     # An aggregate tells no counts, and one over nothing may hold: an empty set lies within every other. So count.
     doubtful = [
-        (number, Rule(answer.rule.label, (column,), _not_null(gx, answer.rule, column)))
+        (number, Rule(answer.rule.label, (column,), _not_null(answer.rule, column)))
         for number, answer in enumerate(answers)
         if answer.holds and answer.evidence.get("element_count") is None and answer.rule.expectation is not None
         for column in answer.rule.columns
         if answer.rule.expectation.configuration.type not in _ABOUT_NO_VALUE
     ]
-    counted = _evaluate(gx, batch, [probe for _, probe in doubtful], {"result_format": "BASIC"})
+    counted = _evaluate(batch, [probe for _, probe in doubtful], {"result_format": "BASIC"})
     for (number, probe), result in zip(doubtful, counted, strict=True):
         count = _answer(probe, result)
         elements, nulls = (count.evidence.get(key) for key in ("element_count", "unexpected_count"))
@@ -319,19 +327,19 @@ def run(gx: Any, batch: Any, rules: Sequence[Rule], form: Mapping[str, Any], *, 
         elif elements <= nulls:
             answers[number] = replace(answers[number], unexamined=True)
     measured = [
-        (number, Rule(answer.rule.label, answer.rule.columns, _finite_deviation(gx, answer.rule)))
+        (number, Rule(answer.rule.label, answer.rule.columns, _finite_deviation(answer.rule)))
         for number, answer in enumerate(answers)
         if answer.holds and answer.rule.expectation.configuration.type in _BY_DEVIATION
     ]
-    deviations = _evaluate(gx, batch, [probe for _, probe in measured], {"result_format": "BASIC"})
+    deviations = _evaluate(batch, [probe for _, probe in measured], {"result_format": "BASIC"})
     for (number, probe), result in zip(measured, deviations, strict=True):
         if not _answer(probe, result).holds:
             text = "the column's standard deviation is not finite"
             answers[number] = replace(answers[number], holds=False, error=text)
-    yield from _without_nulls(gx, batch, answers) if null_agrees else answers
+    yield from _without_nulls(batch, answers) if null_agrees else answers
 
 
-def _without_nulls(gx: Any, batch: Any, answers: Sequence[Answer]) -> list[Answer]:
+def _without_nulls(batch: Any, answers: Sequence[Answer]) -> list[Answer]:
     """Take back the answers of rules about several columns that hold because a NULL is neither greater nor smaller than a value.
 
     How many rows lack one the rule itself tells, once it is asked to leave all of these out.
@@ -342,7 +350,7 @@ def _without_nulls(gx: Any, batch: Any, answers: Sequence[Answer]) -> list[Answe
         for number, answer in enumerate(answers)
         if answer.holds and hasattr(answer.rule.expectation, "ignore_row_if")
     ]
-    counted = _evaluate(gx, batch, [probe for _, probe in held], {"result_format": "BASIC"})
+    counted = _evaluate(batch, [probe for _, probe in held], {"result_format": "BASIC"})
     for (number, probe), result in zip(held, counted, strict=True):
         count, answer = _answer(probe, result), checked[number]
         elements, lacking = count_in(count, "element_count"), count_in(count, "missing_count")
@@ -377,9 +385,9 @@ def _finite(value: Any) -> float | None:
         return None
 
 
-def _finite_deviation(gx: Any, rule: Rule) -> Any:
-    most = sys.float_info.max
-    return gx.expectations.ExpectColumnStdevToBeBetween(column=rule.columns[0], min_value=0, max_value=most, **_rows_of(rule))
+def _finite_deviation(rule: Rule) -> Any:
+    between = _great_expectations().expectations.ExpectColumnStdevToBeBetween
+    return between(column=rule.columns[0], min_value=0, max_value=sys.float_info.max, **_rows_of(rule))
 
 
 def _rows_of(rule: Rule) -> dict[str, Any]:
@@ -387,8 +395,8 @@ def _rows_of(rule: Rule) -> dict[str, Any]:
     return {key: kwargs[key] for key in ("row_condition", "condition_parser") if kwargs.get(key) is not None}
 
 
-def _not_null(gx: Any, rule: Rule, column: str) -> Any:
-    return gx.expectations.ExpectColumnValuesToNotBeNull(column=column, **_rows_of(rule))
+def _not_null(rule: Rule, column: str) -> Any:
+    return _great_expectations().expectations.ExpectColumnValuesToNotBeNull(column=column, **_rows_of(rule))
 
 
 def _answer(rule: Rule, result: Any) -> Answer:
@@ -403,11 +411,11 @@ def _answer(rule: Rule, result: Any) -> Answer:
     return Answer(rule, bool(result.success), result.result if isinstance(result.result, Mapping) else {})
 
 
-def _evaluate(gx: Any, batch: Any, rules: Sequence[Rule], form: Mapping[str, Any]) -> list[Any]:
+def _evaluate(batch: Any, rules: Sequence[Rule], form: Mapping[str, Any]) -> list[Any]:
     """Return Great Expectations' result for each rule, or text saying why there is none."""
     if not rules:
         return []
-    suite = gx.ExpectationSuite(name="pipesec")
+    suite = _great_expectations().ExpectationSuite(name="pipesec")
     for number, rule in enumerate(rules):
         # Results come in an order of their own, and equal expectations are merged: the mark tells them apart.
         expectation = rule.expectation.copy()
@@ -421,7 +429,7 @@ def _evaluate(gx: Any, batch: Any, rules: Sequence[Rule], form: Mapping[str, Any
         if len(rules) == 1:
             return [place_of(error)]
         # One rule can break all of them off, so ask each by itself.
-        return [_evaluate(gx, batch, [rule], form)[0] for rule in rules]
+        return [_evaluate(batch, [rule], form)[0] for rule in rules]
     return [found.get(number, "no result") for number in range(len(rules))]
 
 
@@ -442,7 +450,7 @@ def _exception_in(info: Any) -> str | None:
     return None
 
 
-def write_docs(gx: Any, answers: Sequence[Answer], folder: str) -> None:
+def write_docs(answers: Sequence[Answer], folder: str) -> None:
     """Write Great Expectations' Data Docs from results out of which every value has been taken."""
     from great_expectations.core import ExpectationSuiteValidationResult, RunIdentifier
     from great_expectations.data_context.types.resource_identifiers import (
@@ -452,7 +460,7 @@ def write_docs(gx: Any, answers: Sequence[Answer], folder: str) -> None:
 
     if not folder or "://" in folder:
         raise ConfigurationError(f"data_docs_dir={printable(folder)!r} is no local folder. Give the path of one.")
-    results = [_shown(gx, answer) for answer in answers]
+    results = [_shown(answer) for answer in answers]
     met = sum(item.success for item in results)
     statistics = {
         "evaluated_expectations": len(results),
@@ -460,7 +468,7 @@ def write_docs(gx: Any, answers: Sequence[Answer], folder: str) -> None:
         "unsuccessful_expectations": len(results) - met,
         "success_percent": 100 * met / len(results) if results else None,
     }
-    context = new_context(gx)
+    context = new_context()
     context.add_data_docs_site(
         site_name="pipesec",
         site_config={
@@ -477,14 +485,15 @@ def write_docs(gx: Any, answers: Sequence[Answer], folder: str) -> None:
         results=results,
         suite_name="pipesec",
         statistics=statistics,
-        meta={"run_id": run_id, "great_expectations_version": gx.__version__},
+        meta={"run_id": run_id, "great_expectations_version": _great_expectations().__version__},
     )
     context.validation_results_store.set(key, whole)
     with os_errors(folder):
         context.build_data_docs(site_names=["pipesec"])
 
 
-def _shown(gx: Any, answer: Answer) -> Any:
+def _shown(answer: Answer) -> Any:
+    gx = _great_expectations()
     kept = ("element_count", "unexpected_count", "unexpected_percent", "missing_count", "missing_percent")
     expectation = answer.rule.expectation
     if answer.rule.sql is not None:

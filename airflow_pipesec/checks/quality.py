@@ -120,8 +120,8 @@ def validate_file(
         return
     yield frame
     if data_docs_dir is not None:
-        with engine() as gx:
-            _write_failed_docs(gx, build_rules(rules), data_docs_dir)
+        with engine():
+            _write_failed_docs(build_rules(rules), data_docs_dir)
 
 
 def _read(store: Store) -> tuple[pd.DataFrame, Subject] | Finding:
@@ -145,9 +145,9 @@ def _read(store: Store) -> tuple[pd.DataFrame, Subject] | Finding:
     return frame, subject
 
 
-def _write_failed_docs(gx: Any, rules: Sequence[Rule], folder: str) -> None:
+def _write_failed_docs(rules: Sequence[Rule], folder: str) -> None:
     """Leave no page of an earlier run standing where this one saw no data."""
-    write_docs(gx, [Answer(rule, error="there is no data") for rule in rules], folder)
+    write_docs([Answer(rule, error="there is no data") for rule in rules], folder)
 
 
 def refuse_replacing(quarantine: Store, other: Store) -> None:
@@ -174,15 +174,14 @@ def validate_frame(
     sample = _whole_number("sample_unexpected", sample_unexpected)
     found: list[Finding] = []
     try:
-        with engine() as gx:  # which holds log lines back for everybody, so nothing is yielded inside
-            for finding in _frame_findings(gx, frame, rules, subject, sample, quarantine, data_docs_dir):
+        with engine():  # which holds log lines back for everybody, so nothing is yielded inside
+            for finding in _frame_findings(frame, rules, subject, sample, quarantine, data_docs_dir):
                 found.append(finding)  # one by one, to keep those before an exception
     finally:
         yield from found
 
 
 def _frame_findings(
-    gx: Any,
     frame: pd.DataFrame,
     rules: Rules,
     subject: Subject,
@@ -197,7 +196,7 @@ def _frame_findings(
     if (problem := _no_table(frame, subject)) is not None:
         yield problem
         if data_docs_dir is not None:
-            _write_failed_docs(gx, all_rules, data_docs_dir)
+            _write_failed_docs(all_rules, data_docs_dir)
         return
     yield Finding(DATA_PRESENT, subject, Status.PASS, amount(len(frame), "row"), count=len(frame))
     # Positions are what the quarantine goes by; an index of the caller's own may repeat itself.
@@ -206,8 +205,8 @@ def _frame_findings(
     yield from seen.findings
     form = {"result_format": "COMPLETE" if quarantine is not None else "BASIC", "partial_unexpected_count": sample}
     computed = exact(frame)
-    answers = _ask_of_frame(gx, frame, [rule for rule in seen.plain if about_types(rule)], form)
-    answers += _ask_of_frame(gx, computed, [rule for rule in seen.plain if not about_types(rule)], form)
+    answers = _ask_of_frame(frame, [rule for rule in seen.plain if about_types(rule)], form)
+    answers += _ask_of_frame(computed, [rule for rule in seen.plain if not about_types(rule)], form)
     try:
         if seen.sql:
             with sql_on(computed) as value_of:
@@ -220,7 +219,7 @@ def _frame_findings(
         yield _finding(answer, subject, sample, len(frame))
     answers += seen.unanswered
     if data_docs_dir is not None:
-        write_docs(gx, answers, data_docs_dir)
+        write_docs(answers, data_docs_dir)
     if quarantine is not None:
         yield _quarantined(frame, answers, subject, quarantine)
 
@@ -235,15 +234,15 @@ def _no_table(frame: pd.DataFrame, subject: Subject) -> Finding | None:
     return None
 
 
-def _ask_of_frame(gx: Any, frame: pd.DataFrame, rules: list[Rule], form: Mapping[str, Any]) -> list[Answer]:
+def _ask_of_frame(frame: pd.DataFrame, rules: list[Rule], form: Mapping[str, Any]) -> list[Answer]:
     if not rules:
         return []
     try:
-        asset = new_context(gx).data_sources.add_pandas("frame").add_dataframe_asset("frame")
+        asset = new_context().data_sources.add_pandas("frame").add_dataframe_asset("frame")
         batch = asset.add_batch_definition_whole_dataframe("frame").get_batch({"dataframe": frame})
     except Exception as error:
         return [Answer(rule, error=place_of(error)) for rule in rules]
-    return list(run(gx, batch, rules, form))
+    return list(run(batch, rules, form))
 
 
 def _quarantined(frame: pd.DataFrame, answers: Sequence[Answer], subject: Subject, quarantine: Store) -> Finding:
@@ -271,22 +270,21 @@ def validate_table(
     place = schema or None, name
     found: list[Finding] = []
     try:
-        with engine() as gx, ExitStack() as opened:
+        with engine(), ExitStack() as opened:
             try:
                 connection = opened.enter_context(connected(database, table))
             except ObjectMissing:
                 found.append(Finding(DATA_PRESENT, subject, Status.FAIL, "there is no such database"))
                 if data_docs_dir is not None:
-                    _write_failed_docs(gx, build_rules(rules), data_docs_dir)
+                    _write_failed_docs(build_rules(rules), data_docs_dir)
                 return
-            for finding in _table_findings(gx, connection, database, place, rules, subject, sample, data_docs_dir):
+            for finding in _table_findings(connection, database, place, rules, subject, sample, data_docs_dir):
                 found.append(finding)  # one by one, to keep those before an exception
     finally:
         yield from found
 
 
 def _table_findings(
-    gx: Any,
     connection: Any,
     database: Database,
     place: tuple[str | None, str],
@@ -302,7 +300,7 @@ def _table_findings(
         text = "there is no such table or view, or it may not be read" if rows is None else "has no rows"
         yield Finding(DATA_PRESENT, subject, Status.FAIL, text)
         if data_docs_dir is not None:
-            _write_failed_docs(gx, all_rules, data_docs_dir)
+            _write_failed_docs(all_rules, data_docs_dir)
         return
     yield Finding(DATA_PRESENT, subject, Status.PASS, amount(rows, "row"), count=rows)
     seen = _with_columns(all_rules, list(columns), subject, fold=True)
@@ -313,8 +311,8 @@ def _table_findings(
     answers = [Answer(rule, error=text) for rule, text in doubted if text is not None]
     if plain := [rule for rule, text in doubted if text is None]:
         form = {"result_format": "BASIC", "partial_unexpected_count": sample}
-        with sql_batch(new_context(gx), database, name, schema) as batch:
-            answers += run(gx, batch, plain, form, null_agrees=True)
+        with sql_batch(new_context(), database, name, schema) as batch:
+            answers += run(batch, plain, form, null_agrees=True)
     quote = connection.dialect.identifier_preparer.quote
     for rule, column in seen.sql:
         error = doubt(rule, column)
@@ -322,7 +320,7 @@ def _table_findings(
     for answer in answers:
         yield _finding(answer, subject, sample, rows)
     if data_docs_dir is not None:
-        write_docs(gx, [*answers, *seen.unanswered], data_docs_dir)
+        write_docs([*answers, *seen.unanswered], data_docs_dir)
 
 
 def _ask(rule: Rule, value_of: Callable[[str], Any], table: str, column: str | None) -> Answer:
