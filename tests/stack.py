@@ -32,6 +32,8 @@ USER = "admin"
 LOCKED = 60  # seconds that a writer waits for another before SQLite's database is "locked"; 5 are few on a busy machine
 ANSWER = LOCKED + 30  # seconds that the API server, which may wait so long itself, is given for an answer
 _PR_SET_PDEATHSIG = 1
+_FIRST_PORT, _PORTS_EACH, _WORKERS = 20_000, 3_000, 4
+_given: set[int] = set()
 
 
 class StackError(RuntimeError):
@@ -39,10 +41,20 @@ class StackError(RuntimeError):
 
 
 def free_port() -> int:
-    """Return a port of the loopback interface that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Return a port of the loopback interface that nobody listens on.
+
+    Whoever asked for it listens some seconds later. Until then it is nobody else's: outgoing connections are given ports from
+    32768 on, and each of the processes among which pytest-xdist shares out the tests takes from ports of its own.
+    """
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    while True:
+        port = _FIRST_PORT + worker % _WORKERS * _PORTS_EACH + secrets.randbelow(_PORTS_EACH)
+        if port in _given:
+            continue
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            _given.add(port)
+            return port
 
 
 def _die_with_parent() -> None:
