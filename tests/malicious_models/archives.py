@@ -152,7 +152,7 @@ def zips(p: Payload) -> Iterator[tuple[str, str, bytes, bool]]:
 def bombs() -> Iterator[tuple[str, str, bytes]]:
     zeros = gzip.compress(bytes(1 << 20), mtime=0)
     yield "ZIP that claims four gibibytes", "bomb.zip", joined([Member("a", b"x", central_size=0xFFFFFFFE)])
-    yield "gzip of gzip, of a gibibyte", "bomb.gz", gzip.compress(zeros * 1024, mtime=0)
+    yield "gzip of gzip", "bomb.gz", gzip.compress(zeros * 128, mtime=0)
     overlapping = joined([Member("a", bytes(1000), method=8)])
     end = overlapping.rindex(b"PK\x05\x06")
     start = overlapping.index(b"PK\x01\x02")

@@ -10,7 +10,7 @@ import signal
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
@@ -114,8 +114,11 @@ def can_be_proven(sample: Sample) -> bool:
     return sample.loader in LOADERS and not sample.unproven and not missing(sample)
 
 
-def prove(sample: Sample, folder: Path, marker: Path) -> bool:
-    """Load one sample in a forked process. Returns whether the marker is there; what it made is removed."""
+def prove(sample: Sample, folder: Path, marker: Path, grace: float = 1.0) -> bool:
+    """Load one sample in a forked process. Returns whether the marker is there; what it made is removed.
+
+    ``grace`` is how many seconds a program that it started has after the loader itself ended.
+    """
     path = folder / "samples" / sample.file
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(sample.data)
@@ -127,7 +130,7 @@ def prove(sample: Sample, folder: Path, marker: Path) -> bool:
     while not marker.is_symlink() and not marker.exists() and time.monotonic() < deadline:
         if not left:
             left = os.waitpid(pid, os.WNOHANG)[0]
-            deadline = min(deadline, time.monotonic() + 1) if left else deadline
+            deadline = min(deadline, time.monotonic() + grace) if left else deadline
         time.sleep(0.001)
     appeared = marker.is_symlink() or marker.exists()
     if not left:
@@ -165,11 +168,12 @@ def _load_and_leave(sample: Sample, path: Path) -> None:
     os._exit(0)
 
 
-def prove_all(samples: Iterable[Sample], folder: Path, marker: Path) -> list[str]:
+def prove_all(samples: Collection[Sample], folder: Path, marker: Path, grace: float = 1.0) -> list[str]:
     """Return the names of those for which the marker did not appear, of those that can be proven here."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        taken = {name for sample in samples for name in (*sample.needs.split(), sample.loader)}
         for name in PRELOADED:
-            if find_spec(name.partition(".")[0]):
+            if name.partition(".")[0] in taken:
                 __import__(name)
-        return [sample.name for sample in samples if can_be_proven(sample) and not prove(sample, folder, marker)]
+        return [sample.name for sample in samples if can_be_proven(sample) and not prove(sample, folder, marker, grace)]
