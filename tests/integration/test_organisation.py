@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Iterator
 from datetime import datetime
@@ -75,12 +76,9 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     home = tmp_path_factory.mktemp("woven") / "home"
     plan = home.parent / "plan.yaml"
     plan.write_text(json.dumps(plan_for(home / "data")))
-    settings = {
-        "AIRFLOW__PIPESEC__PLAN_URL": str(plan),
-        "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "3",
-        "PYTHONPATH": str(PROJECT),  # for the guard of the tests
-    }
-    one = Stack(home, PROJECT / "tests" / "dags_organisation", users={SERVICE: "op"}, environment=settings)
+    files = shutil.copytree(PROJECT / "tests" / "dags_organisation", home.parent / "dags")
+    settings = {"AIRFLOW__PIPESEC__PLAN_URL": str(plan), "PYTHONPATH": str(PROJECT)}  # for the guard of the tests
+    one = Stack(home, files, users={SERVICE: "op"}, environment=settings)
     account = {"conn_type": "http", "host": "127.0.0.1", "port": one.port, "schema": "http"}
     account |= {"login": SERVICE, "password": one.passwords[SERVICE]}
     one.environment["AIRFLOW_CONN_AIRFLOW_API"] = json.dumps(account)
@@ -91,6 +89,12 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 
 def dags(stack: Stack) -> set[str]:
     return {dag["dag_id"] for dag in stack.call("GET", "/dags?limit=100")["dags"] if not dag["has_import_errors"]}
+
+
+def parse_again(stack: Stack) -> None:
+    """Have the files parsed now: Airflow does every half a minute, and at once where one has changed."""
+    for path in Path(stack.environment["AIRFLOW__CORE__DAGS_FOLDER"]).glob("*.py"):
+        path.touch()
 
 
 def errors(stack: Stack) -> dict[str, str]:
@@ -212,6 +216,7 @@ def test_a_plan_that_breaks_stops_dags_and_nothing_else_and_they_come_back_with_
     data = Path(stack.environment["PIPESEC_EXAMPLE_DATA"])
     until("the run is under way", (data / "began").exists)
     plan.write_text("version: 1\nstages: [")
+    parse_again(stack)
     files = {"plain.py", "shapes.py", "guarded.py", *REFUSED}
     until("every DAG is an import error", lambda: set(errors(stack)) == files and not dags(stack))
     until(
@@ -227,6 +232,7 @@ def test_a_plan_that_breaks_stops_dags_and_nothing_else_and_they_come_back_with_
     assert stack._healthy()
 
     plan.write_text(whole)
+    parse_again(stack)
     until("the DAGs are back", lambda: {*WOVEN, "guarded"} <= dags(stack) and set(errors(stack)) == set(REFUSED))
     until("the run has ended", lambda: ended(stack, "waiting", run))
     assert states(stack, {"waiting": run}, "waiting") == dict.fromkeys(("wait", "before_train.watch", "train"), "success")
