@@ -58,6 +58,24 @@ if os.environ.get("CI"):
     providers.is_local_module_file = lambda _: False
 
 
+# Files that one process takes together, for they need the same costly server.
+_TOGETHER = {"tests/integration/test_ui_fab.py": "tests/integration/test_rbac.py"}
+
+
+@pytest.hookimpl(optionalhook=True)  # of pytest-xdist, which need not be there
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    if config.getoption("dist") != "loadfile":
+        return None
+    from xdist.scheduler import LoadFileScheduling
+
+    class Together(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = super()._split_scope(nodeid)
+            return _TOGETHER.get(file, file)
+
+    return Together(config, log)
+
+
 def pytest_unconfigure() -> None:
     shutil.rmtree(_HOME, ignore_errors=True)
 

@@ -231,7 +231,7 @@ print(json.dumps([seen, os.listdir(root)]))
 
 
 def test_a_writer_killed_at_any_moment_leaves_nothing_or_the_whole_and_no_litter(tmp_path: Path) -> None:
-    done = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path), "2000"], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path), "1000"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     seen, litter = json.loads(done.stdout)
     assert set(seen) <= {"killed, nothing", "killed, whole", "ended, whole"}
