@@ -329,9 +329,11 @@ def test_a_scanner_that_hangs_or_is_not_there_gives_no_pass(model: Path) -> None
 
 def test_picklescan_is_asked_in_this_process(tmp_path: Path) -> None:
     pytest.importorskip("picklescan")
-    (tmp_path / "m.pkl").write_bytes(pickle.dumps(Gadget(tmp_path / "marker")))
+    (tmp_path / "m.pkl").write_bytes(b"cposix\nsystem\n(S'true'\ntR.")
     controls = {control for control, _ in blocking(open_store(tmp_path), opinions=opinions_from(["picklescan"]))}
     assert controls == {"artifact-allow-listed", "artifact-second-opinion"}
+    (tmp_path / "m.pkl").write_bytes(pickle.dumps([1]))
+    assert not blocking(open_store(tmp_path), opinions=opinions_from("picklescan"))
 
 
 def test_another_scanner_sees_a_private_copy_under_the_files_name(tmp_path: Path) -> None:
