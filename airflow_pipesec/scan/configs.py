@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from airflow_pipesec.scan.allow import Entry
 from airflow_pipesec.scan.jsons import NotJson, parsed, walked
 from airflow_pipesec.scan.keras import is_config, judge_config
+from airflow_pipesec.scan.onnx import relative_fault
 from airflow_pipesec.scan.scanner import Unscannable, named
 from airflow_pipesec.scan.skops import is_schema, judge_schema
 
@@ -53,6 +54,8 @@ def look_json(part: Part) -> None:
     """Look at a file that starts as JSON does. What is none, and is not called so either, is text."""
     if part.size > part.scan.limits.text:
         raise Unscannable(f"is JSON of more than {part.scan.limits.text:,} bytes")
+    from airflow_pipesec.scan.plain import is_other_text, look_text
+
     data = part.read(0, part.size)
     try:
         value = parsed(data, "content")
@@ -61,11 +64,12 @@ def look_json(part: Part) -> None:
         # Vocabularies start with [PAD], settings with [section], and templates with {%.
         if name.lower().endswith(JSON_NAMES):
             raise
-        from airflow_pipesec.scan.plain import look_text
-
         look_text(part)
         return
     judge_json(part, value)
+    if is_other_text(part):
+        # What reads it by this name takes JSON for what it is looking for as well, as YAML does.
+        look_text(part)
 
 
 def judge_json(part: Part, value: Any) -> None:
@@ -80,35 +84,26 @@ def judge_json(part: Part, value: Any) -> None:
         return
     if isinstance(value, dict) and {"irVersion", "graph"} <= value.keys():
         raise Unscannable("is an ONNX model in JSON, which is not read here")
-    configs = _keras_configs(value)
-    part.saw("keras" if configs else "json")
-    for each in configs:
-        judge_config(part, each)
     told: set[str] = set()
+    keras = False
     templates: list[tuple[str, str]] = []
     for each in walked(value):
         if isinstance(each, dict):
+            keras = keras or is_config(each)
             for why in _code_named(part, each):
                 if why not in told:
                     told.add(why)
                     part.unsafe(why)
             templates += _templates(each)
     _judge_templates(part, templates)
+    part.saw("keras" if keras else "json")
+    if keras:
+        # It builds the objects within one of another kind as well.
+        judge_config(part, value)
     if isinstance(value, dict) and "_class_name" in value:
         _pipeline(part, value)
     if isinstance(value, list):
         _modules(part, value)
-
-
-def _keras_configs(value: Any) -> list[Any]:
-    """Return the Keras configurations that a loader would take a value for."""
-    if is_config(value):
-        return [value]
-    if not isinstance(value, dict):
-        return []
-    inner = value.get("modelTopology", value)
-    found = [each for each in (inner, inner.get("model_config")) if is_config(each)] if isinstance(inner, dict) else []
-    return [value] if found else []
 
 
 def _code_named(part: Part, value: dict[str, Any]) -> list[str]:
@@ -127,6 +122,11 @@ def _code_named(part: Part, value: dict[str, Any]) -> list[str]:
     for key in (each for each in value if each.endswith("attn_implementation")):
         # A name with a slash is that of a repository, and what is in it is imported.
         found += [f"has code loaded from {named(name)} ({key})" for name in _texts(value[key]) if "/" in name]
+    shards = value.get("weight_map")
+    for name in sorted({each for each in shards.values() if isinstance(each, str)}) if isinstance(shards, dict) else ():
+        if fault := relative_fault(name):
+            found.append(f"has weights read from a file whose name {fault}: {named(name)}")
+            break
     target = value.get("_target_")
     if target is not None and not _may_be_called(part, str(target)):
         found.append(f"has {named(str(target))} called (_target_)")

@@ -45,7 +45,7 @@ RUNS_CODE = {
 
 def is_config(value: Any) -> bool:
     """Whether a JSON value is the configuration of a Keras object."""
-    return isinstance(value, dict) and isinstance(value.get("class_name"), str) and isinstance(value.get("config"), dict | list)
+    return isinstance(value, dict) and isinstance(value.get("class_name"), str) and "config" in value
 
 
 def judge_config(part: Part, config: Any) -> None:

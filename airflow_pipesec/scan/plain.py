@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from airflow_pipesec.scan.scanner import Part
     from airflow_pipesec.scan.views import View
 
-__all__ = ["is_executable", "is_text", "look_catboost", "look_executable", "look_text", "look_xgboost"]
+__all__ = ["is_executable", "is_other_text", "is_text", "look_catboost", "look_executable", "look_text", "look_xgboost"]
 
 WINDOW: Final = 1 << 20
 READ_WHOLE: Final = 64 << 20
@@ -80,6 +80,8 @@ _YAML_TAGS: Final = frozenset(
     for name in ("binary", "bool", "float", "int", "map", "null", "omap", "pairs", "seq", "set", "str", "timestamp")
 )
 _MLFLOW_LOADERS: Final = re.compile(r"mlflow(\.[a-z_]+)+")
+
+_YAML_NAMES: Final = ("yaml", "yml")
 
 _MARKUP_START: Final = re.compile(rb"(?:\xef\xbb\xbf)?\s*<(?:\?xml|!doctype|!entity|html|svg|pmml|script)\b", re.IGNORECASE)
 _MARKUP_NAMES: Final = ("htm", "html", "xhtml", "svg", "xml", "pmml", "xsl", "xslt", "mml")
@@ -156,6 +158,13 @@ def _windows(view: View, overlap: int) -> Iterator[bytes]:
         last = data[-overlap:] if overlap else b""
 
 
+def is_other_text(part: Part) -> bool:
+    """Whether a file's name says that it is a text of a kind that is looked at, where its content may be JSON as well."""
+    name = _name(part).lower()
+    suffix = name.rpartition(".")[2]
+    return (suffix in _PROGRAMS and "." in name) or suffix in (*_TEMPLATES, *_PROTOBUF_TEXTS, *_YAML_NAMES) or name == "mlmodel"
+
+
 def look_text(part: Part) -> None:
     """Look at a text by what its name says it is for, and by what it begins with."""
     name = _name(part).lower()
@@ -172,7 +181,7 @@ def look_text(part: Part) -> None:
     elif suffix in _TEMPLATES:
         part.saw("template")
         _template(part)
-    elif name == "mlmodel" or suffix in ("yaml", "yml"):
+    elif name == "mlmodel" or suffix in _YAML_NAMES:
         part.saw("yaml")
         _yaml(part, is_mlflow=name == "mlmodel")
     elif _MARKUP_START.match(head) or suffix in _MARKUP_NAMES:

@@ -79,8 +79,7 @@ def look(part: Part) -> None:
         raise Unscannable("is empty")
     head = part.view.read_at(0, HEAD)
     form = form_of(part.view, head)
-    if form != "pickle":
-        _other_readings(part, head, form)
+    _other_readings(part, head, form)
     if part.companion:
         _look_companion(part)
     elif not form:
@@ -131,24 +130,38 @@ def form_of(view: View, head: bytes) -> str:
     if pickles.is_pickle(view):
         return "pickle"
     if plain.is_text(view):
-        return "json" if head.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] in (b"{", b"[") else "text"
+        return "json" if _first(view) in (b"{", b"[") else "text"
     # A compressed stream of these has hardly a magic number: whether they are one is found out by decompressing a little.
     return streams.bare_stream(head)
 
 
+def _first(view: View) -> bytes:
+    """Return the first byte of a text that readers of JSON do not pass over."""
+    place = 0
+    while piece := view.read_at(place, 1 << 20):
+        if found := piece.lstrip(b"\xef\xbb\xbf \t\r\n")[:1]:
+            return found
+        place += len(piece)
+    return b""
+
+
 def _other_readings(part: Part, head: bytes, form: str) -> None:
     """Tell of what a part is besides the format that it starts with."""
-    from airflow_pipesec.scan import pickles, streams, zips
+    from airflow_pipesec.scan import pickles, streams, tars, zips
 
-    pickles.shadow(part)
+    if form != "pickle":
+        pickles.shadow(part)
     if form and form not in STREAMS and (stream := streams.bare_stream(head)):
         part.unscannable(f"is {form} for some readers, and a compressed stream ({stream}) for others")
-    # What a tar ends with is its last member, and is looked at; what loads ZIP archives looks for one at the start of a tar.
+    # torch.load tries whatever is no ZIP archive as a tar first.
+    if form != "tar" and tars.is_tar(head):
+        part.unscannable("is a tar archive for some readers, and something else for others")
+    # What a tar ends with may be a member that is a ZIP archive: look_tar sees to it.
     if form not in ("zip", "tar") and zips.ends_as_zip(part.view):
         part.unscannable("is a ZIP archive for readers that look at its end, and something else for others")
     if form != "hdf5":
         place = 512
-        while place < min(part.size, 1 << 20):
+        while place < part.size:
             if part.view.read_at(place, 8) == HDF5:
                 part.unscannable("is an HDF5 file for readers that look further on, and something else for others", place)
             place *= 2

@@ -52,6 +52,7 @@ MEMORY = 256 << 20
 OVERHEAD = 16 << 20
 IDLE = 1000
 TRIED = 4096
+JOBLIB_LZMA = b"\x5d\x00"
 _BROKEN = "cannot be decompressed: it is damaged"
 _TOO_WIDE = f"takes more than {MEMORY:,} bytes of memory to decompress"
 
@@ -406,18 +407,26 @@ def bare_stream(head: bytes) -> str:
     if len(head) >= 8 and head[0] & 15 == 8 and head[0] >> 4 <= 7 and not head[1] & 32 and (head[0] << 8 | head[1]) % 31 == 0:
         engine = zlib.decompressobj(15)
         try:
-            if engine.decompress(head[:TRIED], TRIED) or engine.eof:
+            # One that yields nothing for so long may yet yield something.
+            if engine.decompress(head[:TRIED], TRIED) or engine.eof or len(head) >= TRIED:
                 return "zlib"
         except zlib.error:
             return ""
     # The properties, the size of the dictionary, that of what it unpacks to or -1, and the range coder's first byte, which is 0.
-    if len(head) >= 18 and head[0] < 225 and head[13] == 0:
-        dictionary, size = int.from_bytes(head[1:5], "little"), int.from_bytes(head[5:13], "little")
-        if 0 < dictionary <= MEMORY and (size < 1 << 40 or size == (1 << 64) - 1):
-            try:
-                opened = lzma.LZMADecompressor(lzma.FORMAT_ALONE, memlimit=MEMORY + OVERHEAD)
-                if opened.decompress(head[:TRIED], TRIED) or opened.eof:
-                    return "lzma"
-            except (lzma.LZMAError, ValueError):
-                return ""
+    # Readers that know the format from its start take the sizes that liblzma writes; joblib takes any after its two bytes.
+    dictionary = int.from_bytes(head[1:5], "little")
+    if len(head) >= 18 and head[0] < 225 and head[13] == 0 and (head.startswith(JOBLIB_LZMA) or _is_usual(dictionary)):
+        try:
+            opened = lzma.LZMADecompressor(lzma.FORMAT_ALONE, memlimit=MEMORY + OVERHEAD)
+            # Whatever dictionary it asks for: what is tried does not reach back further than this.
+            if opened.decompress(head[:1] + PACKED.to_bytes(4, "little") + head[5:TRIED], TRIED):
+                return "lzma"
+        except (lzma.LZMAError, ValueError):
+            return ""
     return ""
+
+
+def _is_usual(dictionary: int) -> bool:
+    """Whether it is a power of two, or the sum of two that follow each other; 0 counts, and so does the largest number."""
+    digits = f"{dictionary:b}"
+    return (not digits.lstrip("1").strip("0") and digits.count("1") <= 2) or dictionary == 0xFFFFFFFF

@@ -7,8 +7,10 @@ else there is (sparse files, volumes, signed checksums) is read by some and not 
 from __future__ import annotations
 
 import re
+import tarfile
 from typing import TYPE_CHECKING, NamedTuple
 
+from airflow_pipesec.scan import zips
 from airflow_pipesec.scan.members import Headers, Names
 from airflow_pipesec.scan.scanner import Unscannable, named
 from airflow_pipesec.scan.views import Section
@@ -51,11 +53,18 @@ class _Extended(NamedTuple):
 
 
 def is_tar(head: bytes) -> bool:
-    """Whether a file that begins so is a tar archive: its first header has the checksum that it states."""
+    """Whether a file that begins so is a tar archive to any reader: its first header has the checksum that it states."""
     if len(head) < BLOCK or not any(head[:BLOCK]):
         return False
     stated = _octal(head[148:156])
-    return stated is not None and stated == _checksum(head[:BLOCK])
+    if stated is not None and stated == _checksum(head[:BLOCK]):
+        return True
+    try:
+        # It takes more for a number, and sums of signed bytes.
+        tarfile.TarInfo.frombuf(head[:BLOCK], "utf-8", "surrogateescape")
+    except (tarfile.TarError, ValueError):
+        return False
+    return True
 
 
 def _checksum(block: bytes) -> int:
@@ -76,6 +85,7 @@ def look_tar(part: Part) -> None:
     """Look at every file of a tar archive; at one of torch's first versions as such."""
     part.saw("tar")
     members = _members(part)
+    _look_end(part, members)
     if members.keys() >= _TORCH:
         from airflow_pipesec.scan.torch_files import look_torch_tar
 
@@ -86,6 +96,22 @@ def look_tar(part: Part) -> None:
     for name, view in members.items():
         if view.size:
             part.child(view, name, companion=companion(name, members)).look()
+
+
+def _look_end(part: Part, members: dict[str, View]) -> None:
+    """See that readers of ZIP archives, which look for one at the end of a file, find none but a member that is one.
+
+    Such a member is judged by itself: its end record is the last, and its directory stands right before that.
+    """
+    place = zips.last_end(part.view)
+    if place < 0:
+        return
+    member = next((each for each in members.values() if isinstance(each, Section) and 0 <= place - each.start < each.size), None)
+    size, start = (int.from_bytes(part.view.read_at(place + at, 4), "little") for at in (12, 16))
+    # Some readers count from the start of the file, where the others find that the archive starts further on.
+    elsewhere = start != place - size and part.view.read_at(start, len(zips.CENTRAL)) == zips.CENTRAL
+    if member is None or elsewhere or member.read_at(0, len(zips.LOCAL)) not in (zips.LOCAL, zips.END):
+        part.unscannable("is a ZIP archive for readers that look at its end, and something else for others", place)
 
 
 def _members(part: Part) -> dict[str, View]:

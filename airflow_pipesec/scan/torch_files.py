@@ -12,6 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from airflow_pipesec.scan import pickles
+from airflow_pipesec.scan.arrays import MAGIC
 from airflow_pipesec.scan.scanner import Unscannable, named
 from airflow_pipesec.scan.values import Box
 
@@ -68,6 +69,8 @@ def look_torch_zip(part: Part, archive: Archive) -> None:
         if (found := _STORAGE.fullmatch(name)) and f"{found[1]}.pkl" in pickled:
             if member.method:
                 part.unscannable(f"holds the storage {named(member.name)} compressed, as torch writes none")
+            elif part.view.read_at(member.start, len(MAGIC)) == MAGIC:
+                part.unscannable(f"holds {named(member.name)}, a storage for torch, and for numpy a file of arrays", member.start)
             storages[name] = member
         elif name in pickled or name.endswith(".debug_pkl"):
             child = part.child(archive.open(member), member.name, known=flavour)

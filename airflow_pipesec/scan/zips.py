@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from airflow_pipesec.scan.scanner import Part
     from airflow_pipesec.scan.views import View
 
-__all__ = ["Archive", "Member", "ends_as_zip", "look_zip", "read_archive"]
+__all__ = ["Archive", "Member", "ends_as_zip", "last_end", "look_zip", "read_archive"]
 
 END = b"PK\x05\x06"
 END_SIZE = 22
@@ -386,6 +386,13 @@ def _descriptor(headers: Headers, entry: _Entry, place: int, room: int) -> int:
             if headers.at(place, length) == expected:
                 return length
     raise Unscannable(f"holds {named(entry.name)}, whose data descriptor contradicts the central directory", place)
+
+
+def last_end(view: View) -> int:
+    """Return the place of the last end record that readers come upon who look for it at the end of a file; -1 without one."""
+    base = max(0, view.size - LONGEST_END)
+    found = view.read_at(base, LONGEST_END).rfind(END)
+    return found if found < 0 else base + found
 
 
 def ends_as_zip(view: View) -> bool:
