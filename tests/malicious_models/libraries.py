@@ -338,5 +338,7 @@ def samples(p: Payload) -> Iterator[Sample]:
             needs = NEEDS.get(library) or name.partition(":")[0].partition(".")[0].partition(",")[0]
             unproven = "in other versions of its library" if any(map(name.startswith, OTHER_VERSIONS)) else ""
             yield Sample(f"{library}: {name}", "model.pkl", pickled(thing), "pickle", needs, unproven)
+    for name, thing in of_dill(p):
+        yield Sample(f"dill.load: {name}", "session.pkl", pickled(thing, 5), "dill")
     for name, thing in later(p):
         yield Sample(f"later: {name}", "model.pkl", pickled(thing), "pickle", unproven=NO_FILE)

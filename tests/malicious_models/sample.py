@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from tests.malicious_models.assembling import call, pickled
 
-LOADERS = ("pickle", "pickle-python", "pickle-all", "pandas", "joblib", "numpy", "torch", "dill", "jinja", "tar-torch")
+LOADERS = ("pickle", "pickle-python", "pickle-all", "pandas", "joblib", "numpy", "torch", "dill", "jinja")
 
 
 class Sample(NamedTuple):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from pkgutil import iter_modules
 from typing import Any
@@ -32,6 +33,7 @@ WATCHED = (
     "pty.",
 )
 NEEDED = ("ast", "bz2", "heapq", "json", "lzma", "tarfile", "yaml", "zlib", "jinja2", "jinja2.ext", "jinja2.sandbox")
+OPTIONAL = ("lz4.frame",)
 CODECS = ("encodings.unicode_escape", "encodings.utf_8_sig")
 
 
@@ -48,7 +50,8 @@ def watch(marker: Path) -> list[str]:
 
     allow, samples = AllowList.shipped(), list(malicious(marker))
     ours = [f"airflow_pipesec.scan.{found.name}" for found in iter_modules(airflow_pipesec.scan.__path__)]
-    for name in (*NEEDED, *CODECS, *ours):
+    optional = [name for name in OPTIONAL if find_spec(name.partition(".")[0])]
+    for name in (*NEEDED, *CODECS, *optional, *ours):
         import_module(name)
     sys.addaudithook(hook)
     before = set(sys.modules)
