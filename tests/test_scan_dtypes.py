@@ -138,7 +138,7 @@ def test_a_dtype_gets_its_state_once():
 def test_a_dtype_that_is_used_before_it_is_complete_is_wrong():
     known = Dtypes()
     assert "complete" in fields(known, 8, 16, a=(dtype("V8"), 0))
-    assert "complete" in known.wrong_array((1, (1,), dtype("V8"), False, b"12345678"))
+    assert "complete" in known.wrong_array(Made(None), (1, (1,), dtype("V8"), False, b"12345678"))
 
 
 def test_a_dtype_that_all_share_is_wrong():
@@ -163,10 +163,10 @@ def test_the_dictionary_of_fields_is_sealed():
 def test_an_array_of_objects_takes_a_list_and_no_bytes():
     known = Dtypes()
     pointer, number = complete(known, "O8", OBJECT), complete(known, "i8", NUMBER)
-    assert "elements" in known.wrong_array((1, (1,), pointer, False, b"12345678"))
-    assert "elements" in known.wrong_array((1, (1,), number, False, Box("list")))
-    assert known.wrong_array((1, (1,), pointer, False, Box("list"))) == ""
-    assert known.wrong_array((1, (1,), number, False, b"12345678")) == ""
+    assert "elements" in known.wrong_array(Made(None), (1, (1,), pointer, False, b"12345678"))
+    assert "elements" in known.wrong_array(Made(None), (1, (1,), number, False, Box("list")))
+    assert known.wrong_array(Made(None), (1, (1,), pointer, False, Box("list"))) == ""
+    assert known.wrong_array(Made(None), (1, (1,), number, False, b"12345678")) == ""
 
 
 class Forged:

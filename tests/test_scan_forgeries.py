@@ -124,6 +124,111 @@ ARRAY_AS_FUNCTION = (
 )
 FACTORY = name("collections", "defaultdict") + b"(" + LOADER + b"tR"
 LISTED = b"](" + LOADER + b"e"
+NAMESPACE = name("argparse", "Namespace") + b")\x81"
+WRAPPER = name("joblib.numpy_pickle", "NumpyArrayWrapper")
+LARGE = dtype("V8") + b"q\x02" + state(b"}q\x01" + field("a", NUMBER), one("a"), 8, 16) + b"0"
+FIELDS_BY_ANOTHER_NAME = (
+    LARGE
+    + name("torch.jit._pickle", "restore_type_tag")
+    + b"(h\x01"
+    + text("x")
+    + b"tR"
+    + field("a", POINTER)
+    + b"0"
+    + array(b"h\x02")
+)
+FIELDS_BY_A_SCALAR = LARGE + name("numpy._core.multiarray", "scalar") + b"(" + POINTER + b"h\x01tR" + field("a", POINTER)
+WRAPPER_BY_A_SCALAR = name("numpy._core.multiarray", "scalar") + b"(" + POINTER + WRAPPER + b")\x81tR"
+WRAPPER_BY_ITS_CLASS = name("sklearn.neighbors._ball_tree", "newObj") + b"(" + WRAPPER + b"tR"
+STATE_IS_NO_DICTIONARY_OF_OTHERS = (
+    b"}q\x01"
+    + field("a", POINTER)
+    + b"0"
+    + NAMESPACE
+    + b"h\x01b}"
+    + field("a", NUMBER)
+    + b"b0"
+    + dtype("V8")
+    + b"q\x02"
+    + state(b"h\x01", one("a"), 8, 16)
+    + b"0"
+    + array(b"h\x02")
+)
+ADDRESS = b"}" + text("data") + b"(" + number(0x41414141) + b"\x89ts"
+INTERFACE = (
+    name("pandas._libs.sparse", "IntIndex")
+    + b"("
+    + number(1)
+    + NAMESPACE
+    + b"}"
+    + text("__array_interface__")
+    + ADDRESS
+    + b"sbtR"
+)
+INTERFACE_OF_A_BUFFER = (
+    name("torch.nn.modules.linear", "Identity")
+    + b")\x81}"
+    + text("_buffers")
+    + b"}"
+    + text("__array_interface__")
+    + ADDRESS
+    + b"ssb"
+)
+INTERFACE_OF_PAIRS = name("collections", "OrderedDict") + b"(]" + text("__array_interface__") + ADDRESS + b"\x86atR"
+INTERFACE_BY_A_SCALAR = (
+    name("numpy._core.multiarray", "scalar")
+    + b"("
+    + dtype("U19")
+    + state(b"N", b"N", 76, 8, "<")
+    + b"C\x4c"
+    + "__array_interface__".encode("utf-32-le")
+    + b"tR"
+)
+INTERFACE_OF_A_BUNCH = name("sklearn.utils._bunch", "Bunch") + b")\x81" + text("__array_interface__") + ADDRESS + b"s"
+SET_STATE = NAMESPACE + b"}" + text("__setstate__") + name("builtins", "int") + b"sb" + text("1") + b"b"
+APPEND = NAMESPACE + b"}" + text("append") + name("builtins", "int") + b"sb" + text("1") + b"a"
+SET_ITEM = name("pandas", "DataFrame") + b")\x81" + name("builtins", "int") + b"Ns"
+SCORER = name("sklearn.metrics._scorer", "_Scorer") + b")\x81}" + text("_response_method") + text("to_pickle") + b"sb"
+STACK = (
+    name("sklearn.ensemble._stacking", "StackingClassifier")
+    + b")\x81}"
+    + text("stack_method_")
+    + b"]"
+    + text("to_pickle")
+    + b"asb"
+)
+PARTIAL_OF_AN_OBJECT = name("functools", "partial") + b"(" + name("numpy", "mean") + b"tR(" + NAMESPACE + b")}Ntb"
+TABLE_OF_ANOTHER = name("pandas", "DataFrame") + b")\x81}" + text("_mgr") + NAMESPACE + b"sb"
+BOOSTER_AT_AN_ADDRESS = name("lightgbm.basic", "Booster") + b")\x81}" + text("_handle") + number(65) + b"sb"
+BOOSTER_OF_ANOTHER = name("lightgbm.basic", "Booster") + b")\x81" + NAMESPACE + b"b"
+SLOT = name("pandas.core.indexes.base", "Index") + b")\x81N}" + text("name") + b"Ns\x86b"
+TWICE = array(NUMBER) + b"(" + number(1) + b"(" + number(1) + b"t" + NUMBER + b"\x89" + RAW + b"tb"
+VIEW_OF_AN_ARRAY = (
+    name("numpy._core.numeric", "_frombuffer") + b"(" + array(NUMBER) + NUMBER + b"(" + number(1) + b"t" + text("C") + b"tR"
+)
+VIEW_TWICE = (
+    name("numpy._core.numeric", "_frombuffer")
+    + b"("
+    + RAW
+    + NUMBER
+    + b"("
+    + number(1)
+    + b"t"
+    + text("C")
+    + b"tR("
+    + number(1)
+    + b"("
+    + number(1)
+    + b"t"
+    + NUMBER
+    + b"\x89"
+    + RAW
+    + b"tb"
+)
+NOT_EMPTY = name("numpy._core.multiarray", "_reconstruct") + b"(" + name("numpy", "ndarray") + b"(" + number(9) + b"tC\x01dtR"
+
+
+HELPERS = ("POINTER", "NUMBER", "RAW", "LOADER", "BOTH", "NAMESPACE", "WRAPPER", "LARGE", "ADDRESS")
 
 
 @pytest.mark.parametrize(
@@ -131,7 +236,7 @@ LISTED = b"](" + LOADER + b"e"
     [
         pytest.param(value, id=key.lower().replace("_", "-"))
         for key, value in list(globals().items())
-        if key.isupper() and isinstance(value, bytes) and key not in ("POINTER", "NUMBER", "RAW", "LOADER", "BOTH")
+        if key.isupper() and isinstance(value, bytes) and key not in HELPERS
     ],
 )
 def test_a_forged_use_of_allowed_names_is_unsafe(forged):

@@ -11,7 +11,7 @@ import math
 import re
 from typing import TYPE_CHECKING, Any
 
-from airflow_pipesec.scan.dtypes import Element
+from airflow_pipesec.scan.dtypes import FINISHED, Element
 from airflow_pipesec.scan.scanner import Unscannable
 from airflow_pipesec.scan.values import Box, Made, Name
 
@@ -164,4 +164,5 @@ def skip_array(machine: Machine, wrapper: Made) -> None:
         if kind.size == 0 or kind.size * count > part.size - place:
             raise Unscannable("ends before an array does", start)
         machine.place = place + kind.size * count
-    machine.stack[-1] = Made(subclass)
+    machine.stack[-1] = made = Made(subclass)
+    made.state = FINISHED

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from airflow_pipesec.scan.allow import AllowList, Entry
 from airflow_pipesec.scan.dtypes import Dtypes
 from airflow_pipesec.scan.scanner import Unscannable
+from airflow_pipesec.scan.states import asks_for_memory
 from airflow_pipesec.scan.values import UNKNOWN, Blob, Box, Made, Name, fits, is_value, names_in
 from airflow_pipesec.scan.views import Memory
 
@@ -27,6 +28,11 @@ WRAPPERS: Final = (("joblib.numpy_pickle", "NumpyArrayWrapper"), ("sklearn.exter
 MOST_NAMES = 1000  # kept of those that are refused
 _NEWOBJ, _NEWOBJ_EX = ("copyreg", "__newobj__"), ("copyreg", "__newobj_ex__")
 _RECONSTRUCTOR = ("copyreg", "_reconstructor")
+# Each returns its first argument, so that what is done to the one is done to the other.
+_GIVERS = frozenset(
+    ("torch.jit._pickle", name)
+    for name in ("build_boollist", "build_doublelist", "build_intlist", "build_tensorlist", "restore_type_tag")
+)
 _CLASSES = "__torch__.torch.classes"
 _LATIN1 = frozenset(("latin1", "latin-1", "iso-8859-1"))
 # Reading on takes what these make, allowed or not.
@@ -167,6 +173,9 @@ class Caller:
             self.tell(f"calls {function}", offset)
         if wrong is not None and self.lenient:
             return UNKNOWN
+        if pair != _RECONSTRUCTOR and any(isinstance(each, Name) and (each.module, each.name) in WRAPPERS for each in args):
+            self.tell(f"calls {function} with the class of joblib's that reads arrays", offset)
+            return UNKNOWN
         if wrong is not None:
             self.tell(f"calls {function} with other arguments than the allow-list has (argument {wrong + 1})", offset)
             return UNKNOWN
@@ -178,12 +187,25 @@ class Caller:
         self.use("call", function)
         if pair == ("_codecs", "encode") and len(args) == 2 and args[1] in _LATIN1:
             return self._encoded(args[0], offset)
-        if pair == _RECONSTRUCTOR and args and isinstance(args[0], Name):
+        if pair == ("collections", "OrderedDict") and args and isinstance(args[0], Box) and args[0].kind == "list":
+            self._pairs(args[0], offset)
+        if pair in _GIVERS and args:
+            return args[0]
+        if (pair == _RECONSTRUCTOR or pair[1] == "newObj" or pair[1].startswith("__pyx_unpickle_")) and isinstance(args[0], Name):
             return Made(args[0])
         for value, argument in zip(args, signature or (), strict=False):
             if "torch" in argument.kinds and not self.shadow:
                 self._torch(value, offset)
         return Made(function, args)
+
+    def _pairs(self, listed: Box, offset: int) -> None:
+        """Look at the keys of a dictionary that is made of a list of pairs."""
+        items = listed.items if listed.whole else listed.parts
+        self.scan.opcodes += len(items)
+        for pair in items:
+            held = pair.items if isinstance(pair, Box) else pair
+            if isinstance(held, list | tuple) and held and asks_for_memory(held[0]):
+                self.tell("holds what numpy takes for the address of an array", offset)
 
     def keep(self, value: Any, offset: int) -> None:
         """Tell of names that a value holds and that may only be made or called: whoever uses it may call them with anything."""

@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple
 from airflow_pipesec.scan.scanner import Unscannable
 from airflow_pipesec.scan.values import Blob, Box, Made, Name
 
-__all__ = ["ARRAYS", "DTYPE", "Dtypes", "Element"]
+__all__ = ["ARRAYS", "DTYPE", "FINISHED", "VIEWS", "Dtypes", "Element"]
 
 DTYPE: Final = ("numpy", "dtype")
 STRINGS: Final = ("numpy._core._internal", "_convert_to_stringdtype_kwargs")
@@ -29,11 +29,22 @@ ARRAYS: Final = (
     ("numpy.ma.core", "MaskedArray"),
 )
 """What makes an array that is given its type and its elements afterwards."""
-# What takes a type and elements at once: which argument is the type, and whether it may be one with objects.
-_MAKERS: Final = {
-    **{(f"numpy.{core}.numeric", "_frombuffer"): (1, False) for core in ("core", "_core")},
-    **{(f"numpy.{core}.multiarray", "scalar"): (0, True) for core in ("core", "_core")},
+VIEWS: Final = (
+    *((f"numpy.{core}.numeric", "_frombuffer") for core in ("core", "_core")),
+    ("numpy.ma.core", "MaskedConstant"),
+)
+"""What makes an array that is complete."""
+_BYTES: Final = (("builtins", "bytearray"), ("builtins", "bytes"))
+_EMPTY: Final = {
+    **{(f"numpy.{core}.multiarray", "_reconstruct"): 1 for core in ("core", "_core")},
+    ("numpy.ma.core", "_mareconstruct"): 2,
 }
+# What takes a type and elements at once: which argument is the type, which must be one without objects.
+_MAKERS: Final = {
+    **{(f"numpy.{core}.numeric", "_frombuffer"): 1 for core in ("core", "_core")},
+    **{(f"numpy.{core}.multiarray", "scalar"): 0 for core in ("core", "_core")},
+}
+FINISHED: Final = "finished"
 MOST = 1_000_000  # dtypes of one pickle
 _CODE = re.compile(r"[<>=|]?([biufcSaUVmMO?])(\d{0,9})")
 _SIZES: Final[dict[str, tuple[int, ...]]] = {
@@ -94,16 +105,26 @@ class Dtypes:
     def wrong_call(self, pair: tuple[str, str], args: tuple[Any, ...]) -> str:
         """Return why something of numpy's must not be called, or made without calling it, with these; ``""`` if it may."""
         if pair in _MAKERS:
-            place, may_hold_objects = _MAKERS[pair]
+            place = _MAKERS[pair]
             kind = self.element(args[place]) if place < len(args) else None
             if kind is None:
                 return "makes an array or a scalar of a type that is no complete numpy.dtype"
-            if kind.objects and (not may_hold_objects or isinstance(args[1], bytes | Blob)):
-                return "makes objects of bytes"
+            if kind.objects and not (place == 0 and _is_record(args)):
+                return "makes objects of bytes, or what is called a scalar and is another object"
+            if place == 0 and len(args) > 1 and _has_memory_name(args[1]):
+                return "holds what numpy takes for the address of an array"
+        if pair in VIEWS and args and isinstance(args[0], Made) and not args[0].is_of(*_BYTES):
+            return "makes an array over what may be freed before it"
+        # Views of an array would go on using what it had before it gets its state.
+        if pair in _EMPTY and (len(args) <= _EMPTY[pair] or args[_EMPTY[pair]] != (0,)):
+            return "makes an array that is not empty before it is given its elements"
         return ""
 
-    def wrong_array(self, state: Any) -> str:
+    def wrong_array(self, made: Made, state: Any) -> str:
         """Return why an array (of numpy or a class made from it) must not get this state; ``""`` if it may."""
+        if made.state is not None or made.is_of(*VIEWS):
+            return "gives an array its elements twice"  # views of it would go on using those that it had
+        made.state = FINISHED
         # numpy.ndarray.__reduce__: (1, shape, dtype, in Fortran's order, the elements); numpy.ma adds its mask and fill value.
         if not isinstance(state, tuple) or len(state) not in (5, 7) or type(state[0]) is not int or state[0] != 1:
             return "gives an array a state that numpy does not write"
@@ -198,6 +219,19 @@ def _code(args: tuple[Any, ...]) -> tuple[str, int]:
         return letter, size
     letter = "S" if letter == "a" else letter
     return letter, int(digits or 0) * (4 if letter == "U" else 1)
+
+
+def _is_record(args: tuple[Any, ...]) -> bool:
+    """Whether a scalar has fields, and stands in an array as numpy writes it: of just an object it would be that object."""
+    code = args[0].args[0] if isinstance(args[0], Made) and args[0].args else None
+    named = isinstance(code, str) and code.lstrip("<>=|").startswith("V")
+    return (named or isinstance(code, Name)) and len(args) == 2 and isinstance(args[1], Made) and args[1].is_of(*ARRAYS)
+
+
+def _has_memory_name(value: Any) -> bool:
+    """Whether the bytes of a scalar are a text that names the address of an array: it would be a key like the text itself."""
+    raw = value.encode("latin-1", "replace") if isinstance(value, str) else value if isinstance(value, bytes) else b""
+    return b"array_" in raw.replace(b"\0", b"")
 
 
 def _flagged(kind: Element, flags: int) -> Element:

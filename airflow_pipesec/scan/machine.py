@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from airflow_pipesec.scan.calls import WRAPPERS, Broken
 from airflow_pipesec.scan.constants import LONG_TEXT, WINDOW
-from airflow_pipesec.scan.dtypes import ARRAYS, DTYPE
+from airflow_pipesec.scan.dtypes import ARRAYS, DTYPE, VIEWS
 from airflow_pipesec.scan.objects import Objects, Refused
 from airflow_pipesec.scan.scanner import Unscannable
+from airflow_pipesec.scan.states import wrong_state
 from airflow_pipesec.scan.values import UNKNOWN, Box, Made, Name
 
 if TYPE_CHECKING:
@@ -261,15 +262,9 @@ class Machine(Objects):
         if not isinstance(target, Made):
             self._demand_instance(target, "sets attributes of")
             return
-        slots = state[1] if isinstance(state, tuple) and len(state) == 2 else None
-        if isinstance(slots, Box) and slots.hidden:
-            self.caller.tell("sets attributes whose names begin with two underscores", start)
-        if isinstance(state, Box) and isinstance(target.state, Box):
-            for key, value in state.entries.items():
-                target.state.set(key, value)
-            target.state.whole &= state.whole
-        else:
-            target.state = state
+        if target.is_of(*WRAPPERS):
+            # It takes the entries of a dictionary, not the dictionary itself.
+            target.state = state.added_to(target.state) if isinstance(state, Box) else state
         if self.caller.lenient:
             return
         self.caller.keep(state, start)
@@ -286,10 +281,12 @@ class Machine(Objects):
             skip_array(self, target)
 
     def _wrong_state(self, target: Made, state: Any) -> str:
-        """Return why an object of numpy's must not get a state; ``""`` if it may."""
+        """Return why an object must not get a state; ``""`` if it may."""
         if target.is_of(DTYPE):
             return self.caller.dtypes.wrong_state(target, state)
-        return self.caller.dtypes.wrong_array(state) if target.is_of(*ARRAYS) else ""
+        if target.is_of(*ARRAYS, *VIEWS):
+            return self.caller.dtypes.wrong_array(target, state)
+        return wrong_state(target, state)
 
     def fork(self) -> Machine:
         """Return a shadow that would go on from here as a reader does who knows nothing of what follows."""

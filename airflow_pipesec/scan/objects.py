@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_pipesec.scan.calls import Broken
 from airflow_pipesec.scan.constants import Constants
+from airflow_pipesec.scan.states import LISTS, MAPPINGS, asks_for_memory, wrong_items
 from airflow_pipesec.scan.values import UNKNOWN, Box, Made, Name, is_value, names_in
 
 if TYPE_CHECKING:
@@ -123,7 +124,7 @@ class Objects(Constants):
         if isinstance(target, Box) and target.kind != "dict":
             target.extend(items)
         else:
-            self._demand_instance(target, "adds items to")
+            self._demand_instance(target, "adds items to", LISTS)
 
     def setitem(self) -> None:
         value, key = self.stack.pop(), self.stack.pop()
@@ -139,16 +140,24 @@ class Objects(Constants):
         self._keep(target, items)
         if id(target) in self.caller.dtypes.sealed:
             self.caller.tell("changes the fields of a numpy.dtype that is complete", self.place - 1)
+        if any(asks_for_memory(key) for key in items[::2]):
+            self.caller.tell("holds what numpy takes for the address of an array", self.place - 1)
         if isinstance(target, Box) and target.kind in ("dict", "list"):
             for number in range(0, len(items), 2):
                 target.set(items[number], items[number + 1])
         else:
-            self._demand_instance(target, "sets items of")
+            self._demand_instance(target, "sets items of", MAPPINGS)
 
-    def _demand_instance(self, target: Any, deed: str) -> None:
-        """What is done to an instance of an allowed class is its own affair; what is done to a class or a function is not."""
+    def _demand_instance(self, target: Any, deed: str, kinds: tuple[tuple[str, str], ...] | None = None) -> None:
+        """What is done to an instance of an allowed class is its own affair; what is done to a class or a function is not.
+
+        Nor is what goes by a method of that name, which may be an attribute that the file gave to it.
+        """
         if isinstance(target, Name):
             if not self.caller.lenient or not target.rights:
                 self.caller.tell(f"{deed} {target} itself", self.place - 1)
-        elif not isinstance(target, Made) and target is not UNKNOWN:
+        elif isinstance(target, Made):
+            if kinds is not None and not self.caller.lenient and wrong_items(target, kinds):
+                self.caller.tell(f"{deed} an instance of {target.name}, which is no container", self.place - 1)
+        elif target is not UNKNOWN:
             raise Broken("is a broken pickle: an opcode needs another object", self.place)

@@ -17,6 +17,7 @@ KEPT: Final = 65_536
 """Items of a list, and entries of a dictionary, that are remembered; of longer ones only what they hold besides plain data."""
 
 DEEPEST = 100
+MOST_ATTRIBUTES = 1000
 
 
 class _Unknown:
@@ -113,6 +114,15 @@ class Box:
         elif self.whole:
             self.whole, self.items = False, []
         self.parts += [item for item in items if type(item) not in _PLAIN]
+
+    def added_to(self, other: Any) -> Box:
+        """Return a dictionary with the entries of another, if that is one, and then these."""
+        made = Box(self.kind)
+        boxes = [each for each in (other, self) if isinstance(each, Box)]
+        for each in boxes:
+            made.entries.update(each.entries if len(each.entries) < MOST_ATTRIBUTES else ())
+        made.whole = all(each.whole and len(each.entries) < MOST_ATTRIBUTES for each in boxes)
+        return made
 
     def set(self, key: Any, value: Any) -> None:
         """Take in an entry of a dictionary."""
