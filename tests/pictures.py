@@ -19,6 +19,7 @@ from tests.stack import USER, Stack
 # The picture of each run, and the task that is looked at.
 SHOWN = {
     "none": ("guard-passes", "verify_model"),
+    "malicious_model": ("scan-stops", "scan_model"),
     "swapped_model": ("guard-stops", "verify_model"),
     FORGERY: ("gate-stops", "release_gate"),
 }
@@ -63,7 +64,7 @@ def wait(stack: Stack, runs: dict[str, str]) -> None:
 def take(stack: Stack, chromium: str) -> None:
     with stack:
         stack.wait_for_dag(DAG)
-        runs = {attack: stack.trigger(DAG, user=DEPLOYER, attack=attack) for attack in ("none", "swapped_model")}
+        runs = {attack: stack.trigger(DAG, user=DEPLOYER, attack=attack) for attack in SHOWN if attack != FORGERY}
         runs[FORGERY] = stack.trigger(DAG, user=TRAINEE, attack="none")
         wait(stack, runs)
         stack.mark(DAG, runs[FORGERY], FORGED, "success", user=TRAINEE)
