@@ -121,7 +121,15 @@ def test_only_pickles_are_loaded(tmp_path: Path) -> None:
         load_pickle(io.BytesIO(b""))
     with pytest.raises(ObjectMissing):
         load_pickle(tmp_path / "nothing.pkl")
-    for source in (io.StringIO("text"), 7):
+
+    class Other(bytes):
+        pass
+
+    class File(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            return Other(super().read(size))
+
+    for source in (io.StringIO("text"), 7, File(pickle.dumps(1))):
         with pytest.raises(ConfigurationError):
             load_pickle(source)  # type: ignore[arg-type]
 

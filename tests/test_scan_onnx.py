@@ -193,6 +193,8 @@ def test_cve_2024_5187_the_archive_of_a_model_that_unpacks_outside_of_its_folder
         {"location": "gone.data"},
         {"location": "./here.data"},
         {"location": "model.onnx"},
+        {"location": "model.pb"},
+        {"location": "weights.PKL"},
         {"offset": "0"},
         {"location": "here.data", "offset": "-1"},
         {"location": "here.data", "length": "1e9"},
@@ -204,7 +206,7 @@ def test_cve_2024_5187_the_archive_of_a_model_that_unpacks_outside_of_its_folder
 )
 def test_a_tensor_whose_file_cannot_be_told_is_unscannable(external: dict[str, str]) -> None:
     data = model(graph(node("Relu"), tensors=(tensor(**external),)))
-    assert faults(data, siblings=("here.data", "model.onnx", "./here.data")) == [Fault.UNSCANNABLE]
+    assert faults(data, siblings=("here.data", "model.onnx", "./here.data", "model.pb", "weights.PKL")) == [Fault.UNSCANNABLE]
 
 
 def test_a_tensor_in_another_file_is_unscannable_where_the_model_lies_in_an_archive() -> None:

@@ -197,3 +197,16 @@ def test_weights_in_a_file_of_another_folder_are_unsafe():
     assert "whose name leads out of the folder" in str(looked(json.dumps(index).encode(), "pytorch_model.bin.index.json"))
     index["weight_map"]["b"] = "model-00002-of-00002.safetensors"
     assert looked(json.dumps(index).encode(), "model.safetensors.index.json") == []
+
+
+def test_a_model_that_mlflow_would_load_from_elsewhere_is_unsafe():
+    for path in ("/tmp/model.pkl", "../model.pkl", "a/../../model.pkl", "..\\\\model.pkl"):
+        text = f'flavors:\n  python_function:\n    loader_module: mlflow.sklearn\n    model_path: "{path}"\n'
+        assert "has its model loaded from a file whose name" in str(looked(text.encode(), "MLmodel"))
+    assert looked(b"artifacts:\n  a:\n    path: artifacts\\a.pkl\n    uri: /tmp/a.pkl\n", "MLmodel") == []
+
+
+def test_a_module_of_sentence_transformers_in_another_folder_is_unsafe():
+    module = {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"}
+    assert looked(json.dumps([module]).encode(), "modules.json") == []
+    assert "whose folder is absolute" in str(looked(json.dumps([module | {"path": "/tmp/a"}]).encode(), "modules.json"))

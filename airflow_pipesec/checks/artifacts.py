@@ -160,7 +160,12 @@ def _look(
 def _sha256(view: Places) -> str:
     hasher = hashlib.sha256()
     for place in range(0, view.size, CHUNK):
-        hasher.update(view.read_at(place, CHUNK))
+        data = view.read_at(place, CHUNK)
+        if len(data) != min(CHUNK, view.size - place):
+            raise StorageError(
+                f"A file ends at byte {place + len(data):,}, before its end. Run the guard again when it is at rest."
+            )
+        hasher.update(data)
     return hasher.hexdigest()
 
 

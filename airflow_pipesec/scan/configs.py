@@ -197,3 +197,5 @@ def _modules(part: Part, value: list[Any]) -> None:
     for each in value:
         if isinstance(each, dict) and {"idx", "path", "type"} <= each.keys() and not _is_of_sentences(each["type"]):
             part.unsafe(f"has a module imported by the name {named(str(each['type']))}")
+        if isinstance(each, dict) and {"idx", "path", "type"} <= each.keys() and (fault := relative_fault(str(each["path"]))):
+            part.unsafe(f"has a module whose folder {fault}: {named(str(each['path']))}")

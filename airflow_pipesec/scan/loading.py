@@ -64,7 +64,7 @@ def _read(source: str | os.PathLike[str] | IO[bytes]) -> tuple[bytes, str]:
             f"load_pickle cannot read a {type(source).__name__}. Give a path, or a file opened in binary mode."
         )
     data = source.read()
-    if not isinstance(data, bytes):
+    if type(data) is not bytes:  # nor of a class that gives the scan other bytes than the unpickler
         raise ConfigurationError("load_pickle needs a file that is opened in binary mode.")
     name = getattr(source, "name", None)
     return data, printable(name) if isinstance(name, str) else "the file"

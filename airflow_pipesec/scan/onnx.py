@@ -39,6 +39,14 @@ EXTERNAL: Final = 1
 IN_MEMORY: Final = "_ORT_MEM_ADDR_"  # ONNX Runtime takes the offset for an address in its own memory then
 EXTERNAL_KEYS: Final = frozenset({"location", "offset", "length", "checksum"})
 
+# Files of raw numbers need no form of their own; one that other loaders would go by its name for is none of them.
+OTHER_MODELS: Final = frozenset(
+    {
+        *("pkl", "pickle", "joblib", "dill", "pt", "pth", "ckpt", "h5", "hdf5", "keras", "npy", "npz", "pb", "tflite", "mlmodel"),
+        *("gguf", "safetensors", "onnx", "zip", "tar", "gz", "json", "yaml", "yml", "so", "dll", "dylib", "py", "rds"),
+    }
+)
+
 MODEL = message(ints="1 5", data="2 3 4 6 7", many="8 14 20 25 26")
 OPSET = message(ints="2", data="1")
 GRAPH = message(data="2 10", many="1 5 11 12 13 14 15 16")
@@ -277,6 +285,8 @@ class _Model:
             part.unscannable(f"has a tensor in another file, {named(location)}, though it lies in an archive itself", place)
         elif not all(piece not in ("", ".") for piece in location.split("/")):
             part.unscannable(f"has a tensor in another file whose name is no plain one: {named(location)}", place)
+        elif location.rpartition(".")[2].lower() in OTHER_MODELS:
+            part.unscannable(f"has a tensor in another file that is called like a model: {named(location)}", place)
         elif part.known == f"file:{location}":
             part.unscannable("has a tensor that is said to lie in the model's own file", place)
         elif location not in part.scan.siblings:

@@ -12,6 +12,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
 from airflow_pipesec.scan.boosters import look_catboost, look_xgboost
+from airflow_pipesec.scan.onnx import relative_fault
 from airflow_pipesec.scan.scanner import Unscannable, named
 
 if TYPE_CHECKING:
@@ -78,6 +79,13 @@ _PROTOBUF_TEXTS: Final = ("pbtxt", "prototxt", "textproto", "onnxtxt", "onnxtext
 _YAML_TAGS: Final = frozenset(
     f"tag:yaml.org,2002:{name}"
     for name in ("binary", "bool", "float", "int", "map", "null", "omap", "pairs", "seq", "set", "str", "timestamp")
+)
+# Under which of its keys MLflow has names of files in the model's folder that it loads.
+_MLFLOW_PATHS: Final = frozenset(
+    {
+        *("data", "model_data", "model_path", "pickled_model", "python_model", "saved_model_dir", "model_binary", "path"),
+        *("relative_path", "model_binary_path", "tokenizer", "feature_extractor", "image_processor", "processor"),
+    }
 )
 _MLFLOW_LOADERS: Final = re.compile(r"mlflow(\.[a-z_]+)+")
 
@@ -232,6 +240,8 @@ def _yaml(part: Part, *, is_mlflow: bool) -> None:
     for key, value in pairwise(texts):
         if key == "loader_module" and not _MLFLOW_LOADERS.fullmatch(value):
             part.unsafe(f"has its model loaded by the module {named(value)}, which is none of MLflow's own")
+        elif key in _MLFLOW_PATHS and (fault := relative_fault(value.replace("\\", "/"))):
+            part.unsafe(f"has its model loaded from a file whose name {fault}: {named(value)}")
         elif key in ("code", "model_code_path") and value not in ("", "null", "~"):
             part.unsafe(f"has the code in {named(value)} run when its model is loaded")
 

@@ -45,6 +45,8 @@ FORMS: dict[str, tuple[str, str]] = {
     "xgboost": ("plain", "look_xgboost"),
     "catboost": ("plain", "look_catboost"),
     "text": ("plain", "look_text"),
+    "picture": ("beside", "look_picture"),
+    "sentencepiece": ("beside", "look_sentencepiece"),
 }
 
 _MAGIC: tuple[tuple[bytes, str], ...] = (
@@ -110,7 +112,7 @@ def _function(form: str) -> Callable[[Part], None]:
 
 def form_of(view: View, head: bytes) -> str:
     """Return the format that bytes are of, by what they are; ``""`` for none that is known."""
-    from airflow_pipesec.scan import onnx, pickles, plain, safetensors, savedmodel, streams, tars
+    from airflow_pipesec.scan import beside, onnx, pickles, plain, safetensors, savedmodel, streams, tars
 
     for magic, form in _MAGIC:
         if head.startswith(magic):
@@ -129,8 +131,12 @@ def form_of(view: View, head: bytes) -> str:
         return "savedmodel"
     if pickles.is_pickle(view):
         return "pickle"
+    if beside.is_picture(head):
+        return "picture"
     if plain.is_text(view):
         return "json" if _first(view) in (b"{", b"[") else "text"
+    if beside.is_sentencepiece(view):
+        return "sentencepiece"
     # A compressed stream of these has hardly a magic number: whether they are one is found out by decompressing a little.
     return streams.bare_stream(head)
 
