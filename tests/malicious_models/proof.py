@@ -114,7 +114,7 @@ def can_be_proven(sample: Sample) -> bool:
     return sample.loader in LOADERS and not sample.unproven and not missing(sample)
 
 
-def prove(sample: Sample, folder: Path, marker: Path, grace: float = 1.0) -> bool:
+def prove(sample: Sample, folder: Path, marker: Path, grace: float = 5.0) -> bool:
     """Load one sample in a forked process. Returns whether the marker is there; what it made is removed.
 
     ``grace`` is how many seconds a program that it started has after the loader itself ended.
@@ -168,7 +168,7 @@ def _load_and_leave(sample: Sample, path: Path) -> None:
     os._exit(0)
 
 
-def prove_all(samples: Collection[Sample], folder: Path, marker: Path, grace: float = 1.0) -> list[str]:
+def prove_all(samples: Collection[Sample], folder: Path, marker: Path, grace: float = 5.0) -> list[str]:
     """Return the names of those for which the marker did not appear, of those that can be proven here."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -160,6 +160,10 @@ def claims() -> Iterator[tuple[str, bytes]]:
     doubling = b"".join(b"h%ch%c\x86q%c0" % (n, n, n + 1) for n in range(60))
     yield "key whose hash takes for ever", b"\x80\x04)q\x000" + doubling + b"}h<Ns."
     yield "set of what has such a hash", b"\x80\x04)q\x000" + doubling + b"(h<\x91."
+    deep = b"N" + b"\x85" * 200_000
+    yield "key whose hash overflows the stack", b"\x80\x04}" + deep + b"Ns."
+    yield "set of what has such a hash, too deep", b"\x80\x04\x8f(" + deep + b"\x90."
+    yield "fraction of a number without end", pickled(call("fractions:Fraction", "1e99999999"))
     yield "text that is multiplied", pickled(call("operator:mul", "x", 10**12))
     yield "array without end", pickled(call("numpy:zeros", 1 << 60))
     yield "bytes without end", pickled(call("builtins:bytearray", 1 << 60))
