@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import struct
+import zipfile
 
 import pytest
 
@@ -225,6 +227,25 @@ VIEW_TWICE = (
     + RAW
     + b"tb"
 )
+MAPPED = (
+    WRAPPER
+    + b")\x81}("
+    + text("subclass")
+    + name("numpy", "ndarray")
+    + text("shape")
+    + b"("
+    + number(1)
+    + b"t"
+    + text("order")
+    + text("C")
+    + text("dtype")
+    + POINTER
+    + text("allow_mmap")
+    + b"\x88ub\x80\x04"
+    + array(POINTER, b"]Na")
+    + b"."
+)
+WRAPPER_OF_ANOTHER = MAPPED.replace(b"\x88ub", b"\x89ub").replace(array(POINTER, b"]Na"), WRAPPER + b")\x81")
 NOT_EMPTY = name("numpy._core.multiarray", "_reconstruct") + b"(" + name("numpy", "ndarray") + b"(" + number(9) + b"tC\x01dtR"
 
 
@@ -243,3 +264,53 @@ def test_a_forged_use_of_allowed_names_is_unsafe(forged):
     body = b"\x80\x04" + forged + b"."
     scan = scan_view(Memory(body), AllowList.shipped())
     assert Fault.UNSAFE in {problem.fault for problem in scan.problems}
+
+
+def test_an_array_of_objects_in_joblibs_way_is_allowed_when_it_is_not_mapped():
+    scan = scan_view(Memory(b"\x80\x04" + MAPPED.replace(b"\x88ub", b"\x89ub") + b"."), AllowList.shipped())
+    assert scan.problems == []
+
+
+def test_a_shape_of_a_text_without_a_size_is_unscannable():
+    # numpy takes the number for the size of the text: it reads ten bytes, where there seem to be none.
+    header = b"{'descr': ('<S', 10), 'fortran_order': False, 'shape': (1,)}\n"
+    scan = scan_view(Memory(b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header), AllowList.shipped())
+    assert [problem.fault for problem in scan.problems] == [Fault.UNSCANNABLE]
+
+
+@pytest.mark.parametrize("claimed", [5, 1 << 28])
+def test_a_storage_of_torch_that_is_not_as_long_as_its_pickle_says_is_unscannable(claimed):
+    storage = (
+        b"(" + text("storage") + name("torch", "FloatStorage") + text("0") + text("cpu") + number(claimed) + b"tQ" + number(0)
+    )
+    tensor = (
+        name("torch._utils", "_rebuild_tensor_v2") + b"(" + storage + b"))\x89" + name("collections", "OrderedDict") + b")RtR."
+    )
+    for size, problems in ((16, 1), (4 * claimed if claimed < 100 else 16, int(claimed >= 100))):
+        buffer = io.BytesIO()
+        with zipfile.ZipFile(buffer, "w") as archive:
+            archive.writestr("m/data.pkl", b"\x80\x04" + tensor)
+            archive.writestr("m/data/0", bytes(size))
+            archive.writestr("m/version", b"3\n")
+        assert len(scan_view(Memory(buffer.getvalue()), AllowList.shipped()).problems) == problems
+
+
+def test_a_storage_of_torch_that_is_described_in_two_ways_is_unscannable():
+    one_of = [
+        b"(" + text("storage") + name("torch", kind) + text("0") + text("cpu") + number(4) + b"tQ"
+        for kind in ("FloatStorage", "LongStorage")
+    ]
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("m/data.pkl", b"\x80\x04(" + b"".join(one_of) + b"t.")
+        archive.writestr("m/data/0", bytes(16))
+    problems = scan_view(Memory(buffer.getvalue()), AllowList.shipped()).problems
+    assert "two ways" in str(problems[0])
+
+
+def test_a_reader_that_knows_nothing_of_joblib_is_followed_to_its_dtypes():
+    body = DENIED
+    state_of = b"}(" + text("subclass") + name("numpy", "ndarray") + text("shape") + b"(" + number(len(body)) + b"t"
+    rest = text("order") + text("C") + text("dtype") + dtype("u1") + state(b"N", b"N", -1, 0) + b"ub"
+    scan = scan_view(Memory(b"\x80\x04" + WRAPPER + b")\x81" + state_of + rest + body + b"."), AllowList.shipped())
+    assert [problem.fault for problem in scan.problems] == [Fault.UNSAFE]

@@ -11,7 +11,7 @@ import math
 import re
 from typing import TYPE_CHECKING, Any
 
-from airflow_pipesec.scan.dtypes import FINISHED, Element
+from airflow_pipesec.scan.dtypes import ARRAYS, FINISHED, Element
 from airflow_pipesec.scan.scanner import Unscannable
 from airflow_pipesec.scan.values import Box, Made, Name
 
@@ -66,6 +66,10 @@ def _described(descr: Any, depth: int = 0) -> Element:
         raise Unscannable("holds an array whose type is nested too deep")
     if isinstance(descr, tuple) and len(descr) == 2:
         inner = _described(descr[0], depth + 1)
+        if not inner.size:
+            raise Unscannable(
+                "holds an array of a type that is not read here"
+            )  # numpy takes a number for its size, not its shape
         return Element(inner.size * _count(descr[1] if isinstance(descr[1], tuple) else (descr[1],)), inner.objects)
     if not isinstance(descr, list):
         return _kind(descr)
@@ -150,9 +154,13 @@ def skip_array(machine: Machine, wrapper: Made) -> None:
     if kind is None:
         raise Unscannable("holds an array of joblib's whose type is no complete numpy.dtype", start)
     if kind.objects:
+        if entries.get("allow_mmap", False) is not False:
+            raise Refused("has an array of joblib's that takes bytes of the file for objects where the file is mapped", start)
         inner = pickles.follow(part, start)
         if inner.result is pickles.BROKEN:
             raise Unscannable("holds an array of objects that cannot be followed to its end", start)
+        if not isinstance(inner.result, Made) or not inner.result.is_of(*ARRAYS):
+            raise Refused("has another object where joblib writes an array of objects", start)
         machine.storages.update(inner.storages)
         machine.place = inner.place
     else:

@@ -61,7 +61,7 @@ def look_torch_zip(part: Part, archive: Archive) -> None:
     flavour = "torchscript" if script else "torch"
     pickled = {"data.pkl"} if not script else _pickles(archive, root)
     storages: dict[str, Member] = {}
-    referred: set[str] = set()
+    referred: dict[str, tuple[str, int]] = {}
     for member in archive.members:
         name = member.name.removeprefix(root)
         if not member.name.startswith(root):
@@ -84,7 +84,13 @@ def look_torch_zip(part: Part, archive: Archive) -> None:
                 part.unscannable(f"holds {named(member.name)}, which is not what torch writes there")
         else:
             part.child(archive.open(member), member.name).look()
-    if unknown := sorted(storages.keys() - referred):
+    for name in sorted(storages.keys() & referred.keys()):
+        kind, number = referred[name]
+        if name.startswith("traced_inputs/") and not storages[name].size:
+            continue  # of the inputs that a function was traced with, only the shapes are kept
+        if storages[name].size != _ELEMENT.get(kind, -1) * number:
+            part.unscannable(f"holds a storage that is not as long as its pickle says ({named(name)})")
+    if unknown := sorted(storages.keys() - referred.keys()):
         part.unscannable(f"holds {len(unknown):,} storages that no pickle refers to, {named(unknown[0])} the first of them")
 
 
@@ -94,13 +100,13 @@ def _pickles(archive: Archive, root: str) -> set[str]:
     return {name for name in names if _PICKLE.fullmatch(name)}
 
 
-def _look_storages(part: Part, *, flavour: str, folder: str, referred: set[str]) -> None:
-    """Follow one pickle of an archive and add the names of the members that it reads as storages to ``referred``."""
+def _look_storages(part: Part, *, flavour: str, folder: str, referred: dict[str, tuple[str, int]]) -> None:
+    """Follow one pickle of an archive, and add the members that it reads as storages to ``referred``, with their lengths."""
     part.saw("pickle")
     machine = pickles.follow(part, 0, flavour=flavour)
     if machine.result is not pickles.BROKEN and machine.place != part.size:
         part.unscannable(f"goes on for {part.size - machine.place:,} bytes after its pickle", machine.place)
-    referred.update(f"{folder}/{key}" for key in machine.storages)
+    referred.update((f"{folder}/{key}", storage) for key, storage in machine.storages.items())
 
 
 def look_torch_legacy(part: Part, place: int) -> None:
