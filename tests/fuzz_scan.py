@@ -62,17 +62,18 @@ def seeds() -> list[tuple[str, bytes]]:
 
 SHIPPED = AllowList.shipped()
 _watching = False
+_done: list[str] = []
 
 
 def watch() -> None:
-    """From now on, raise where a scan does what it must not. It cannot be taken back: call it in a process of its own."""
+    """From now on, notice where a scan does what it must not. It cannot be taken back: call it in a process of its own."""
 
     def hook(event: str, args: tuple[Any, ...]) -> None:
         if not _watching:
             return
         written = event == "open" and isinstance(args[1], str) and not set(args[1]) <= set("rb")
         if written or (event.startswith(FORBIDDEN) and not (event == "import" and str(args[0]).startswith("airflow_pipesec."))):
-            raise AssertionError(f"a scan did this: {event} {args[:2]!r}")
+            _done.append(f"{event} {args[:2]!r}")  # raised here, it would be one more thing that a parser met with
 
     warm()
     sys.addaudithook(hook)
@@ -97,6 +98,7 @@ def one_input(data: bytes, name: str = "model") -> Scan:
         scan = scan_view(Memory(data), SHIPPED, name=name, limits=LIMITS)
     finally:
         _watching = False
+    assert not _done, f"a scan did this: {_done[0]}"
     took = time.monotonic() - started
     assert took < LONGEST, f"{took:.0f} seconds for {len(data)} bytes"
     assert scan.problems or scan.formats, "nothing was seen, and nothing was wrong"

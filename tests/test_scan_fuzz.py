@@ -18,10 +18,11 @@ def test_nothing_is_imported_opened_or_executed_whatever_the_bytes_are():
 
 def test_the_watch_sees_what_it_watches_for():
     program = (
+        "from airflow_pipesec.scan import plain\n"
         "from tests import fuzz_scan\n"
         "fuzz_scan.watch()\n"
-        "fuzz_scan.scan_view = lambda *a, **k: __import__('this_is_not_there')\n"
-        "fuzz_scan.one_input(b'x')\n"
+        "plain.look_text = lambda part: __import__('this_is_not_there')\n"
+        "fuzz_scan.one_input(b'a text')\n"
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=PROJECT, capture_output=True, text=True, check=False)
     assert "a scan did this: import" in done.stderr
