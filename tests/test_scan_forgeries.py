@@ -227,6 +227,29 @@ VIEW_TWICE = (
     + RAW
     + b"tb"
 )
+ZONE = (
+    name("pandas.core.indexes.datetimes", "_new_DatetimeIndex")
+    + b"("
+    + name("pandas", "DatetimeIndex")
+    + b"}("
+    + text("data")
+    + b"]"
+    + text("tz")
+    + text("dateutil//etc/localtime")
+    + b"utR"
+)
+ZONE_OF_A_TYPE = (
+    name("pandas.core.indexes.base", "_new_Index")
+    + b"("
+    + name("pandas", "Index")
+    + b"}("
+    + text("data")
+    + b"]"
+    + text("dtype")
+    + text("datetime64[ns, dateutil//etc/localtime]")
+    + b"utR"
+)
+PARAMETER = name("torch._utils", "_rebuild_parameter_with_state") + b"(" + NAMESPACE + b"\x89N}" + text("__class__") + b"NstR"
 MAPPED = (
     WRAPPER
     + b")\x81}("

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from airflow_pipesec.scan.allow import AllowList, Entry
 from airflow_pipesec.scan.dtypes import Dtypes
 from airflow_pipesec.scan.scanner import Unscannable
-from airflow_pipesec.scan.states import asks_for_memory
+from airflow_pipesec.scan.states import asks_for_memory, wrong_call
 from airflow_pipesec.scan.values import UNKNOWN, Blob, Box, Made, Name, fits, is_value, names_in
 from airflow_pipesec.scan.views import Memory
 
@@ -182,7 +182,7 @@ class Caller:
         for value in args:
             if isinstance(value, tuple) or (signature is None and isinstance(value, Name)):
                 self.keep(value, offset)
-        if (told := self.dtypes.wrong_call(pair, args)) and not self.lenient:
+        if (told := self.dtypes.wrong_call(pair, args) or wrong_call(pair, args)) and not self.lenient:
             self.tell(told, offset)
         self.use("call", function)
         if pair == ("_codecs", "encode") and len(args) == 2 and args[1] in _LATIN1:

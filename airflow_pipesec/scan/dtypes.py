@@ -231,7 +231,8 @@ def _is_record(args: tuple[Any, ...]) -> bool:
 def _has_memory_name(value: Any) -> bool:
     """Whether the bytes of a scalar are a text that names the address of an array: it would be a key like the text itself."""
     raw = value.encode("latin-1", "replace") if isinstance(value, str) else value if isinstance(value, bytes) else b""
-    return b"array_" in raw.replace(b"\0", b"")
+    text = raw.replace(b"\0", b"")
+    return any(name in text for name in (b"__array_", b"__class__", b"__setstate__", b"__cuda_array"))
 
 
 def _flagged(kind: Element, flags: int) -> Element:

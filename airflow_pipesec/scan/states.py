@@ -13,7 +13,7 @@ from typing import Any, Final
 from airflow_pipesec.scan.allow import AllowList
 from airflow_pipesec.scan.values import UNKNOWN, Blob, Box, Made, Name
 
-__all__ = ["LISTS", "MAPPINGS", "asks_for_memory", "wrong_items", "wrong_state"]
+__all__ = ["LISTS", "MAPPINGS", "asks_for_memory", "wrong_call", "wrong_items", "wrong_state"]
 
 LISTS: Final = (("builtins", "list"), ("builtins", "set"), ("collections", "deque"))
 """What may be given items."""
@@ -29,7 +29,17 @@ MAPPINGS: Final = (
     ("sklearn.utils._bunch", "Bunch"),
 )
 """What may be given keys and values."""
-MOST = 1000  # methods of one estimator
+MOST = 1000  # methods of one estimator, and parts of a state
+_SETTERS: Final = (
+    ("torch._tensor", "_rebuild_from_type_v2"),
+    ("torch._utils", "_rebuild_parameter_with_state"),
+)
+_INDEXES: Final = (
+    ("pandas.core.indexes.base", "_new_Index"),
+    ("pandas.core.indexes.datetimes", "_new_DatetimeIndex"),
+    ("pandas.core.indexes.interval", "_new_IntervalIndex"),
+    ("pandas.core.indexes.timedeltas", "_new_TimedeltaIndex"),
+)
 _MEMORY: Final = frozenset(("__array__", "__array_interface__", "__array_struct__", "__cuda_array_interface__"))
 _BY_NAME: Final = frozenset(("_response_method", "response_method", "stack_method", "stack_method_"))
 _METHODS: Final = frozenset(("auto", "decision_function", "predict", "predict_log_proba", "predict_proba", "transform"))
@@ -70,6 +80,8 @@ def wrong_state(target: Made, state: Any) -> str:
                 return "sets attributes whose names begin with two underscores"
             if any(key in box.entries and not _is_method(box.entries[key]) for key in _BY_NAME):
                 return "names a method that does more than predict"
+    if isinstance(state, tuple) and any(isinstance(each, Box) and each.private for each in state[:MOST]):
+        return "sets attributes whose names begin with two underscores"
     if isinstance(slots, Box) and slots.entries and shipped and not _is_of(target, _SLOTTED):
         return f"sets attributes of {target.name} that are not kept in a dictionary"
     if target.is_of(_PARTIAL) and not _is_partial(state):
@@ -78,6 +90,19 @@ def wrong_state(target: Made, state: Any) -> str:
         return f"gives {target.name} a state that is an object"
     check: Callable[[Any], bool] | None = _frame if target.is_of(*_FRAMES) else _booster if target.is_of(*_BOOSTERS) else None
     return "" if check is None or check(state) else f"gives {target.name} a state that its library does not write"
+
+
+def wrong_call(pair: tuple[str, str], args: tuple[Any, ...]) -> str:
+    """Return why something must not be called with these, though they are of its kinds of arguments; ``""`` if it may."""
+    if (pair in _SETTERS or pair[1].startswith("__pyx_unpickle_")) and args:
+        state = args[-1] if isinstance(args[-1], tuple) else (args[-1],)
+        if any(isinstance(each, Box) and each.private for each in state[:MOST]):
+            return "sets attributes whose names begin with two underscores"
+    if pair in _INDEXES and len(args) > 1 and isinstance(args[1], Box):
+        held = args[1]
+        if not held.whole or any(isinstance(held.entries.get(key), str | Blob) for key in ("tz", "dtype")):
+            return f"calls {pair[0]}:{pair[1]} with a time zone or a type by its name, which may be that of a file"
+    return ""
 
 
 def _is_of(target: Made, modules: tuple[str, ...]) -> bool:

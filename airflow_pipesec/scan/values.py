@@ -94,10 +94,10 @@ class Box:
 
     ``items`` are its items, and ``entries`` its entries whose keys are constants, up to :data:`KEPT`; ``whole`` says whether that
     is all. ``parts`` are those items, keys and values that are not plain constants, of however long a box. ``hidden`` says
-    whether a key is no text or begins with two underscores.
+    whether a key is no text or begins with two underscores, and ``private`` whether one does.
     """
 
-    __slots__ = ("entries", "hidden", "items", "kind", "parts", "whole")
+    __slots__ = ("entries", "hidden", "items", "kind", "parts", "private", "whole")
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
@@ -106,6 +106,7 @@ class Box:
         self.parts: list[Any] = []
         self.whole = True
         self.hidden = False
+        self.private = False
 
     def extend(self, items: list[Any]) -> None:
         """Take in items of a list or a set."""
@@ -140,6 +141,7 @@ class Box:
             self.parts.append(value)
         if kind is not str or key.startswith("__"):
             self.hidden = True
+            self.private |= kind is str
 
 
 _PLAIN = frozenset((int, float, bool, str, bytes, type(None)))
