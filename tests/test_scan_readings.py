@@ -210,3 +210,21 @@ def test_a_module_of_sentence_transformers_in_another_folder_is_unsafe():
     module = {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"}
     assert looked(json.dumps([module]).encode(), "modules.json") == []
     assert "whose folder is absolute" in str(looked(json.dumps([module | {"path": "/tmp/a"}]).encode(), "modules.json"))
+
+
+def test_what_a_configuration_has_called_by_its_name_is_unsafe():
+    layer = {"model": {"target": "subprocess.Popen", "params": {"args": ["true"]}}}
+    assert "subprocess.Popen called (target, params)" in str(looked(json.dumps(layer).encode(), "config.json"))
+    assert "subprocess.Popen" in str(looked(b"model:\n  target: subprocess.Popen\n  params:\n    args: [true]\n", "v1.yaml"))
+    assert looked(b'{"target": "sepal.length", "features": []}', "config.json") == []
+    assert looked(b"target: sepal.length\nfeatures: []\n", "config.yaml") == []
+    assert "imported (megatron_core)" in str(looked(b'{"megatron_core": "evil"}', "adapter_config.json"))
+
+
+def test_an_onnx_model_in_json_is_unscannable_by_either_name_of_its_fields():
+    for key in ("irVersion", "ir_version", "opset_import"):
+        assert "ONNX model in JSON" in str(looked(json.dumps({key: 8, "graph": {}}).encode(), "model.json"))
+
+
+def test_a_schema_of_skops_is_one_by_its_loader():
+    assert looked(b'{"__loader__": "ListNode", "content": []}', "schema.json") != []

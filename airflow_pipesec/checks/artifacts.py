@@ -17,7 +17,7 @@ from airflow_pipesec.errors import AccessDenied, ObjectMissing, ObjectRefused, S
 from airflow_pipesec.findings import Control, Finding, Severity, Status, Subject, amount, not_reached, printable
 from airflow_pipesec.hashing import Progress
 from airflow_pipesec.manifest import Manifest, Resource
-from airflow_pipesec.scan.allow import RIGHTS, AllowList
+from airflow_pipesec.scan.allow import AllowList
 from airflow_pipesec.scan.opinions import Opinion
 from airflow_pipesec.scan.savedmodel_files import companion
 from airflow_pipesec.scan.scanner import Fault, Limits, Scan, scan_view
@@ -232,7 +232,7 @@ def _passed(store: Store, good: list[_Looked], names: frozenset[str], *, whole: 
 
 
 def _used(scan: Scan) -> set[str]:
-    return {str(entry) for entry in scan.used if entry.right in RIGHTS}
+    return {str(entry) for entry in scan.used}
 
 
 def _uses(names: Counter[str]) -> str:

@@ -12,6 +12,7 @@ from airflow_pipesec.scan.allow import Entry
 from airflow_pipesec.scan.jsons import NotJson, parsed, walked
 from airflow_pipesec.scan.keras import is_config, judge_config
 from airflow_pipesec.scan.onnx import relative_fault
+from airflow_pipesec.scan.plain import DOTTED, is_other_text, look_text
 from airflow_pipesec.scan.scanner import Unscannable, named
 from airflow_pipesec.scan.skops import is_schema, judge_schema
 
@@ -47,6 +48,8 @@ PIPELINE_LIBRARIES = frozenset(
 )
 # The libraries that an adapter's base model may be of.
 ADAPTER_LIBRARIES = frozenset(("diffusers", "peft", "sentence_transformers", "timm", "torch", "transformers"))
+# Of an ONNX model in JSON, as protobuf writes them and as it takes them too.
+ONNX_KEYS = frozenset(("irVersion", "ir_version", "opsetImport", "opset_import"))
 JSON_NAMES = (".json", ".ipynb")
 
 
@@ -54,8 +57,6 @@ def look_json(part: Part) -> None:
     """Look at a file that starts as JSON does. What is none, and is not called so either, is text."""
     if part.size > part.scan.limits.text:
         raise Unscannable(f"is JSON of more than {part.scan.limits.text:,} bytes")
-    from airflow_pipesec.scan.plain import is_other_text, look_text
-
     data = part.read(0, part.size)
     try:
         value = parsed(data, "content")
@@ -82,7 +83,7 @@ def judge_json(part: Part, value: Any) -> None:
         part.saw("notebook")
         part.unsafe("is a notebook, which is code")
         return
-    if isinstance(value, dict) and {"irVersion", "graph"} <= value.keys():
+    if isinstance(value, dict) and "graph" in value and ONNX_KEYS & value.keys():
         raise Unscannable("is an ONNX model in JSON, which is not read here")
     told: set[str] = set()
     keras = False
@@ -130,6 +131,12 @@ def _code_named(part: Part, value: dict[str, Any]) -> list[str]:
     target = value.get("_target_")
     if target is not None and not _may_be_called(part, str(target)):
         found.append(f"has {named(str(target))} called (_target_)")
+    target = value.get("target")
+    if isinstance(target, str) and DOTTED.fullmatch(target) and "params" in value and not _may_be_called(part, target):
+        found.append(f"has {named(target)} called (target, params)")
+    core = value.get("megatron_core")
+    if core not in (None, "megatron.core"):
+        found.append(f"has {named(str(core))} imported (megatron_core)")
     return found
 
 

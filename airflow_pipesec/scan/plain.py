@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from airflow_pipesec.scan.scanner import Part
     from airflow_pipesec.scan.views import View
 
-__all__ = ["is_executable", "is_other_text", "is_text", "look_catboost", "look_executable", "look_text", "look_xgboost"]
+__all__ = ["DOTTED", "is_executable", "is_other_text", "is_text", "look_catboost", "look_executable", "look_text", "look_xgboost"]
 
 WINDOW: Final = 1 << 20
 READ_WHOLE: Final = 64 << 20
@@ -87,6 +87,7 @@ _MLFLOW_PATHS: Final = frozenset(
         *("relative_path", "model_binary_path", "tokenizer", "feature_extractor", "image_processor", "processor"),
     }
 )
+DOTTED: Final = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
 _MLFLOW_LOADERS: Final = re.compile(r"mlflow(\.[a-z_]+)+")
 
 _YAML_NAMES: Final = ("yaml", "yml")
@@ -230,20 +231,27 @@ def _yaml(part: Part, *, is_mlflow: bool) -> None:
                 part.unsafe(f"has a value with the tag {named(tag)}, which makes an object of it")
             if isinstance(event, yaml.ScalarEvent) and event.value == "_target_":
                 part.unsafe("names what is to be called (_target_)")
-            if is_mlflow:
-                texts.append(event.value if isinstance(event, yaml.ScalarEvent) else "")
-                if isinstance(event, yaml.AliasEvent):
-                    raise Unscannable("has a value that stands at another place, which MLflow does not write")
+            texts.append(event.value if isinstance(event, yaml.ScalarEvent) else "")
+            if is_mlflow and isinstance(event, yaml.AliasEvent):
+                raise Unscannable("has a value that stands at another place, which MLflow does not write")
     except yaml.YAMLError:
         raise Unscannable("is no valid YAML") from None
     # Keys and values follow each other; what is a key elsewhere and no text has "" in its place.
+    has_params = "params" in texts
     for key, value in pairwise(texts):
-        if key == "loader_module" and not _MLFLOW_LOADERS.fullmatch(value):
-            part.unsafe(f"has its model loaded by the module {named(value)}, which is none of MLflow's own")
-        elif key in _MLFLOW_PATHS and (fault := relative_fault(value.replace("\\", "/"))):
-            part.unsafe(f"has its model loaded from a file whose name {fault}: {named(value)}")
-        elif key in ("code", "model_code_path") and value not in ("", "null", "~"):
-            part.unsafe(f"has the code in {named(value)} run when its model is loaded")
+        if key == "target" and has_params and DOTTED.fullmatch(value):
+            part.unsafe(f"names what is to be called: {named(value)} (target, params)")
+        elif is_mlflow:
+            _mlflow(part, key, value)
+
+
+def _mlflow(part: Part, key: str, value: str) -> None:
+    if key == "loader_module" and not _MLFLOW_LOADERS.fullmatch(value):
+        part.unsafe(f"has its model loaded by the module {named(value)}, which is none of MLflow's own")
+    elif key in _MLFLOW_PATHS and (fault := relative_fault(value.replace("\\", "/"))):
+        part.unsafe(f"has its model loaded from a file whose name {fault}: {named(value)}")
+    elif key in ("code", "model_code_path") and value not in ("", "null", "~"):
+        part.unsafe(f"has the code in {named(value)} run when its model is loaded")
 
 
 def _markup(part: Part) -> None:
