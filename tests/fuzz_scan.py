@@ -81,7 +81,21 @@ def watch() -> None:
 
 def warm() -> None:
     """Have everything imported that a scan imports when it first needs it."""
-    for name in ("lzma", "bz2", "zlib", "tarfile", "ast", "json", "yaml", "jinja2", "jinja2.ext", "jinja2.sandbox"):
+    for name in (
+        "lzma",
+        "bz2",
+        "zlib",
+        "tarfile",
+        "ast",
+        "json",
+        "yaml",
+        "heapq",
+        "encodings.unicode_escape",
+        "encodings.utf_8_sig",
+        "encodings.raw_unicode_escape",
+        "jinja2",
+        "jinja2.ext",
+    ):
         importlib.import_module(name)
     for module, _ in FORMS.values():
         importlib.import_module(f"airflow_pipesec.scan.{module}")

@@ -101,10 +101,12 @@ def judge_template(text: str) -> list[str]:
         return []
     try:
         from jinja2 import TemplateSyntaxError
+        from jinja2.parser import Parser
     except ImportError:
         raise Unscannable("has a template, and the package jinja2, which is needed to read it, is not installed") from None
     try:
-        tree = _environment().parse(text)
+        # Not Environment.parse, which makes and executes code of its own to show where in a template an error is.
+        tree = Parser(_environment(), text).parse()
         judge = _Judge(tree)
         if not judge.reasons:
             judge.run()
