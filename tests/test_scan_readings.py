@@ -6,6 +6,7 @@ import io
 import json
 import lzma
 import pickle
+import pickletools
 import struct
 import tarfile
 import zipfile
@@ -228,3 +229,16 @@ def test_an_onnx_model_in_json_is_unscannable_by_either_name_of_its_fields():
 
 def test_a_schema_of_skops_is_one_by_its_loader():
     assert looked(b'{"__loader__": "ListNode", "content": []}', "schema.json") != []
+
+
+def test_a_text_that_is_a_pickle_as_well_is_looked_at_by_its_name():
+    program = b"V=__import__('os').system('true')\nV=1\n0."
+    assert len(list(pickletools.genops(program))) == 4
+    assert looked(program) == []
+    assert "is a Python program" in str(looked(program, "model.py"))
+    assert looked(b"V: {loader_module: evil}\nV: 1\n0.", "MLmodel") != []
+
+
+def test_what_is_called_json_has_to_be_json():
+    assert "no valid JSON" in str(looked(b'// settings\n{"auto_map": {"AutoModel": "code.Model"}}', "config.json"))
+    assert looked(b'"a text"', "config.json") == []

@@ -168,10 +168,11 @@ def _windows(view: View, overlap: int) -> Iterator[bytes]:
 
 
 def is_other_text(part: Part) -> bool:
-    """Whether a file's name says that it is a text of a kind that is looked at, where its content may be JSON as well."""
+    """Whether a file's name says that it is a text of a kind that is looked at, whatever its content may be besides."""
     name = _name(part).lower()
     suffix = name.rpartition(".")[2]
-    return (suffix in _PROGRAMS and "." in name) or suffix in (*_TEMPLATES, *_PROTOBUF_TEXTS, *_YAML_NAMES) or name == "mlmodel"
+    others = (*_TEMPLATES, *_PROTOBUF_TEXTS, *_YAML_NAMES, *_MARKUP_NAMES)
+    return (suffix in _PROGRAMS and "." in name) or suffix in others or name == "mlmodel"
 
 
 def look_text(part: Part) -> None:
@@ -198,6 +199,10 @@ def look_text(part: Part) -> None:
         _markup(part)
     elif head.startswith((b"tree\nversion=v", b"tree\r\nversion=v")):
         part.saw("lightgbm")
+    elif name.endswith((".json", ".ipynb")):
+        from airflow_pipesec.scan.configs import look_json
+
+        look_json(part)
     else:
         part.saw("text")
 

@@ -153,12 +153,15 @@ def _first(view: View) -> bytes:
 
 def _other_readings(part: Part, head: bytes, form: str) -> None:
     """Tell of what a part is besides the format that it starts with."""
-    from airflow_pipesec.scan import pickles, streams, tars, zips
+    from airflow_pipesec.scan import pickles, plain, streams, tars, zips
 
     if form != "pickle":
         pickles.shadow(part)
     if form and form not in STREAMS and (stream := streams.bare_stream(head)):
         part.unscannable(f"is {form} for some readers, and a compressed stream ({stream}) for others")
+    # A program may be a pickle as well, of texts alone.
+    if form not in ("text", "json") and plain.is_other_text(part) and plain.is_text(part.view):
+        part.look(plain.look_text)
     # torch.load tries whatever is no ZIP archive as a tar first.
     if form != "tar" and tars.is_tar(head):
         part.unscannable("is a tar archive for some readers, and something else for others")
