@@ -219,7 +219,7 @@ class Stack:
         answer.raise_for_status()
         return answer.json() if answer.content else None
 
-    def wait_for_dag(self, dag_id: str, seconds: float = 90) -> None:
+    def wait_for_dag(self, dag_id: str, seconds: float = 180) -> None:
         """Wait until a DAG was parsed; an import error of its file ends the waiting."""
 
         def parsed() -> bool:

@@ -302,7 +302,7 @@ def test_a_server_that_does_not_answer_is_not_waited_for_once_for_each_dag(here:
         took = time.monotonic() - began
     assert not dags
     assert "did not come within 1 s" in error
-    assert took < 4
+    assert took < 10, "a second for each of 20 would be 20"
 
 
 @contextmanager

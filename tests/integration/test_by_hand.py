@@ -59,7 +59,7 @@ def clear_and_mark(stack: Stack, run: str) -> None:
     mark_one(stack, run)
 
 
-def until(what: str, holds: Callable[[], bool], seconds: float = 90) -> None:
+def until(what: str, holds: Callable[[], bool], seconds: float = 180) -> None:
     end = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < end, f"it never came to be that {what}"

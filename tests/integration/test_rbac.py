@@ -454,7 +454,7 @@ def again(stack: Stack, run: str, *, user: str) -> str:
     return str(stack.tasks_of("approved", run)["may_deploy"]["state"])
 
 
-def wait(holds: Callable[[], bool], seconds: float = 90) -> None:
+def wait(holds: Callable[[], bool], seconds: float = 180) -> None:
     end = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < end, "waited too long"
