@@ -28,6 +28,9 @@ PICTURE = PNG + chunk(b"IHDR", bytes(13)) + chunk(b"IDAT", zlib.compress(b"\0\0"
 PHOTO = b"\xff\xd8\xff\xe0\0\x10JFIF\0\1\1\0\0\1\0\1\0\0" + bytes(100) + b"\xff\xd9"
 MOVING = b"GIF89a\1\0\1\0\0\0\0,\0\0\0\0\1\0\1\0\0\2\2L\1\0;"
 PIECES = piece(b"<unk>", 0, b"\x18\x02") + piece("▁a".encode(), -1) + b"\x12\x04\x18\x01\x20\x03" + b"\x1a\x05\x0a\x03nmt"
+# The graph of a SavedModel, where its readers find it: with a node, and with what is no field of what it was trained with.
+SAVED = piece(b"a", 0) + b"\x12\x0b\x12\x09\x0a\x07\x12\x05NoOp!"
+SAVED_TOO = piece(b"a", 0) + b"\x12\x02\x3a\x00\x12\x00"
 
 
 def looked(data: bytes, name: str = "") -> Scan:
@@ -52,7 +55,7 @@ def test_a_model_of_sentencepiece_has_no_problem():
 
 
 @pytest.mark.parametrize(
-    "data", [b"\x12\x02\x18\x01" + PIECES, PIECES + b"\x32\x00", piece(b"\xff", 0), PIECES + piece(b"\xff", 0)]
+    "data", [b"\x12\x02\x18\x01" + PIECES, PIECES + b"\x32\x00", SAVED, SAVED_TOO, piece(b"\xff", 0), PIECES + piece(b"\xff", 0)]
 )
 def test_what_is_not_as_sentencepiece_has_it_is_unscannable(data: bytes):
     assert [problem.fault for problem in looked(data).problems] == ["unscannable"]

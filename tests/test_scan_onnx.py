@@ -209,6 +209,12 @@ def test_a_tensor_whose_file_cannot_be_told_is_unscannable(external: dict[str, s
     assert faults(data, siblings=("here.data", "model.onnx", "./here.data", "model.pb", "weights.PKL")) == [Fault.UNSCANNABLE]
 
 
+def test_a_model_that_holds_the_graph_of_a_savedmodel_is_unscannable() -> None:
+    saved = field(2, field(1, field(1, "x") + field(2, "WriteFile")))
+    data = field(1, 10) + field(2, saved) + field(7, graph(node("Relu"))) + field(8, field(1, "") + field(2, 18))
+    assert faults(data) == [Fault.UNSCANNABLE]
+
+
 def test_a_tensor_in_another_file_is_unscannable_where_the_model_lies_in_an_archive() -> None:
     data = model(graph(node("Relu"), tensors=(tensor(location="here.data"),)))
     assert faults(data, siblings=("here.data",), depth=1) == [Fault.UNSCANNABLE]

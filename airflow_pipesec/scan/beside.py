@@ -23,6 +23,15 @@ MOST_CHUNKS: Final = 100_000
 
 MODEL: Final = message(data="2 3 4 5", many="1")
 PIECE: Final = message(ints="3", f32="2", data="1")
+# What it was trained with. The second field of each is where a SavedModel has its graphs, and these their nodes.
+TRAINER: Final = message(
+    ints="3 4 6 11 12 13 14 16 17 18 19 20 21 22 23 24 25 26 32 33 34 35 40 41 42 43 49 50 52",
+    f32="10 15 51",
+    data="2 7 36 44 45 46 47 48 53 54",
+    many="1 5 30 31",
+)
+TRAINER_SPEC: Final = 2
+MODEL_PREFIX: Final = 2
 MOST_PIECES: Final = 4_000_000
 PIECES_TRIED: Final = 100
 
@@ -82,3 +91,7 @@ def look_sentencepiece(part: Part) -> None:
             for inner in wire.fields(field.start, field.end, PIECE, "a piece"):
                 if inner.number == 1:
                     wire.text(inner, "a piece")
+        elif field.number == TRAINER_SPEC:
+            for inner in wire.fields(field.start, field.end, TRAINER, "what it was trained with"):
+                if inner.number == MODEL_PREFIX and not wire.text(inner, "a model's name").isprintable():
+                    raise Unscannable("has a model's name that is no plain text", inner.place)

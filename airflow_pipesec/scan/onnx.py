@@ -35,6 +35,7 @@ CODE_OPERATORS: Final = frozenset(
 # ONNX Runtime imports them in every file that it writes, and no operator of them is on the list.
 IMPORTED_IN_VAIN: Final = frozenset({"ai.onnx.training", "com.microsoft.experimental", "org.pytorch.aten"})
 
+PRODUCER: Final = 2
 EXTERNAL: Final = 1
 IN_MEMORY: Final = "_ORT_MEM_ADDR_"  # ONNX Runtime takes the offset for an address in its own memory then
 EXTERNAL_KEYS: Final = frozenset({"location", "offset", "length", "checksum"})
@@ -125,6 +126,9 @@ class _Model:
                 raise Unscannable(
                     f"is of the IR version {field.value}; {NEWEST_IR} is the newest that is known here", field.place
                 )
+            if field.number == PRODUCER and not wire.text(field, "a producer's name").isprintable():
+                # It is where a SavedModel has its graph, and whoever reads one passes over what it does not know.
+                raise Unscannable("has a producer's name that is no plain text", field.place)
             if field.number == 25:
                 identity = self._identity(field)
                 if identity in self.functions:
