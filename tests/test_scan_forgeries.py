@@ -337,3 +337,31 @@ def test_a_reader_that_knows_nothing_of_joblib_is_followed_to_its_dtypes():
     rest = text("order") + text("C") + text("dtype") + dtype("u1") + state(b"N", b"N", -1, 0) + b"ub"
     scan = scan_view(Memory(b"\x80\x04" + WRAPPER + b")\x81" + state_of + rest + body + b"."), AllowList.shipped())
     assert [problem.fault for problem in scan.problems] == [Fault.UNSAFE]
+
+
+def bytes_of_joblib(shape: int) -> bytes:
+    described = b"}(" + text("subclass") + name("numpy", "ndarray") + text("shape") + b"(" + number(shape) + b"t"
+    return described + text("order") + text("C") + text("dtype") + dtype("u1") + state(b"N", b"N", -1, 0) + b"u"
+
+
+def test_what_a_reader_that_knows_nothing_of_joblib_changes_is_changed_for_that_reader_alone():
+    # The first array's bytes are opcodes to such a reader, by which the second array would hide the call.
+    call = b"cposix\nsystem\n(" + text("true") + b"tR0"
+    change = b"h\x05" + text("shape") + b"(" + number(5 + len(call)) + b"ts0"
+    first = WRAPPER + b")\x81" + bytes_of_joblib(len(change)) + b"b" + change + b"0"
+    second = WRAPPER + b")\x81h\x05b\xff\xff\xff\xff\xff" + call
+    scan = scan_view(Memory(b"\x80\x04" + bytes_of_joblib(5) + b"q\x050" + first + second + b"."), AllowList.shipped())
+    assert "refers to posix:system" in "".join(problem.why for problem in scan.problems)
+
+
+def test_an_array_of_joblibs_that_is_described_twice_is_unsafe():
+    body = WRAPPER + b")\x81q\x05" + bytes_of_joblib(1) + b"b\xff0h\x05" + bytes_of_joblib(2) + b"b\xff\xff"
+    scan = scan_view(Memory(b"\x80\x04" + body + b"."), AllowList.shipped())
+    assert "twice" in "".join(problem.why for problem in scan.problems)
+
+
+def test_an_array_without_elements_before_others_is_no_problem():
+    inner = dtype("i4") + state(b"N", b"N", -1, 0, "<")
+    outer = dtype("V4") + state(b"}" + field("x", b"h\x07"), one("x"), 4, 16)
+    body = b"(" + inner + b"q\x070" + WRAPPER + b")\x81" + bytes_of_joblib(0) + b"b" + outer + b"t"
+    assert scan_view(Memory(b"\x80\x04" + body + b"."), AllowList.shipped()).problems == []

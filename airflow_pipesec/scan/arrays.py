@@ -143,7 +143,11 @@ def skip_array(machine: Machine, wrapper: Made) -> None:
     state = wrapper.state
     if not machine.shadow:
         other = machine.fork()
-        pickles.run_shadow(other)
+        try:
+            pickles.run_shadow(other)
+        finally:
+            for undo in reversed(other.undone or ()):
+                undo()
     if not isinstance(state, Box) or state.kind != "dict" or not state.whole:
         raise Unscannable("holds an array of joblib's whose description is not read here", start)
     entries = state.entries

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import math
 import re
+from collections import ChainMap
+from collections.abc import MutableMapping
 from typing import Any, Final, NamedTuple
 
 from airflow_pipesec.scan.scanner import Unscannable
@@ -79,8 +81,14 @@ class Dtypes:
     """The dtypes of one pickle that are complete, and the dictionaries of their fields, which numpy goes on using."""
 
     def __init__(self) -> None:
-        self.complete: dict[int, tuple[Made, Element]] = {}
-        self.sealed: dict[int, Box] = {}
+        self.complete: MutableMapping[int, tuple[Made, Element]] = {}
+        self.sealed: MutableMapping[int, Box] = {}
+
+    def fork(self) -> Dtypes:
+        """Return what goes on from these without a change to them."""
+        other = Dtypes()
+        other.complete, other.sealed = ChainMap({}, self.complete), ChainMap({}, self.sealed)
+        return other
 
     def wrong_state(self, made: Made, state: Any) -> str:
         """Return why a dtype must not get this state, as the rest of a sentence; ``""`` if it may, and has it from now on."""

@@ -262,9 +262,6 @@ class Machine(Objects):
         if not isinstance(target, Made):
             self._demand_instance(target, "sets attributes of")
             return
-        if target.is_of(*WRAPPERS):
-            # It takes the entries of a dictionary, not the dictionary itself.
-            target.state = state.added_to(target.state) if isinstance(state, Box) else state
         if self.caller.lenient:
             # No random bytes make a dtype and give it so many parts.
             whole = target.is_of(DTYPE) and isinstance(state, tuple) and len(state) in (8, 9)
@@ -275,6 +272,9 @@ class Machine(Objects):
         if wrong := self._wrong_state(target, state):
             self.caller.tell(wrong, start)
         if target.is_of(*WRAPPERS):
+            if target.state is not None:
+                raise Refused("describes an array of joblib's twice", start)
+            target.state = state
             # joblib's wrapper keeps the class of its array, which is made and not called.
             cls = state.entries.get("subclass") if isinstance(state, Box) else None
             own = next((each for each in reversed(self.kept) if each[0] is state and each[1] is cls), None)
@@ -298,7 +298,9 @@ class Machine(Objects):
         other.outer = [list(items) for items in self.outer]
         other.stack = list(self.stack)
         other.memo = _Layer(self.memo)
+        other.undone = []
         other.caller.lenient = True
+        other.caller.dtypes = self.caller.dtypes.fork()
         other.protocol = self.protocol
         return other
 

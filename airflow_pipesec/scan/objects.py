@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from airflow_pipesec.scan.calls import Broken
@@ -33,6 +34,7 @@ class Objects(Constants):
         self.shadow = shadow
         self.outer: list[list[Any]] = []
         self.memo: dict[int, Any] = {}
+        self.undone: list[Callable[[], None]] | None = None  # what takes back all that a fork does to the boxes that it shares
         self.kept: list[tuple[Any, Name, int]] = []  # names that are no values, and what they were put into
 
     def pop(self) -> None:
@@ -122,6 +124,8 @@ class Objects(Constants):
     def _extend(self, target: Any, items: list[Any]) -> None:
         self._keep(target, items)
         if isinstance(target, Box) and target.kind != "dict":
+            if self.undone is not None:
+                self.undone.append(target.undo(()))
             target.extend(items)
         else:
             self._demand_instance(target, "adds items to", LISTS)
@@ -143,6 +147,8 @@ class Objects(Constants):
         if any(asks_for_memory(key) for key in items[::2]):
             self.caller.tell("holds what numpy takes for the address of an array", self.place - 1)
         if isinstance(target, Box) and target.kind in ("dict", "list"):
+            if self.undone is not None:
+                self.undone.append(target.undo(items[::2]))
             for number in range(0, len(items), 2):
                 target.set(items[number], items[number + 1])
         else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import codecs
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final
 
 from airflow_pipesec.scan.allow import AllowList, Argument
@@ -17,7 +17,6 @@ KEPT: Final = 65_536
 """Items of a list, and entries of a dictionary, that are remembered; of longer ones only what they hold besides plain data."""
 
 DEEPEST = 100
-MOST_ATTRIBUTES = 1000
 
 
 class _Unknown:
@@ -116,14 +115,21 @@ class Box:
             self.whole, self.items = False, []
         self.parts += [item for item in items if type(item) not in _PLAIN]
 
-    def added_to(self, other: Any) -> Box:
-        """Return a dictionary with the entries of another, if that is one, and then these."""
-        made = Box(self.kind)
-        boxes = [each for each in (other, self) if isinstance(each, Box)]
-        for each in boxes:
-            made.entries.update(each.entries if len(each.entries) < MOST_ATTRIBUTES else ())
-        made.whole = all(each.whole and len(each.entries) < MOST_ATTRIBUTES for each in boxes)
-        return made
+    def undo(self, keys: Iterable[Any]) -> Callable[[], None]:
+        """Return what takes this box back to where it is now, after more items and new values for some keys."""
+        items, parts, flags = len(self.items), len(self.parts), (self.whole, self.hidden, self.private)
+        listed, before = self.items, [(key, self.entries.get(key, UNKNOWN)) for key in keys if type(key) in _PLAIN]
+        absent = [key for key, _ in before if key not in self.entries]
+
+        def back() -> None:
+            self.items = listed
+            del self.items[items:], self.parts[parts:]
+            self.whole, self.hidden, self.private = flags
+            self.entries.update(before)
+            for key in absent:
+                self.entries.pop(key, None)
+
+        return back
 
     def set(self, key: Any, value: Any) -> None:
         """Take in an entry of a dictionary."""
