@@ -242,3 +242,11 @@ def test_a_text_that_is_a_pickle_as_well_is_looked_at_by_its_name():
 def test_what_is_called_json_has_to_be_json():
     assert "no valid JSON" in str(looked(b'// settings\n{"auto_map": {"AutoModel": "code.Model"}}', "config.json"))
     assert looked(b'"a text"', "config.json") == []
+
+
+@pytest.mark.parametrize("data", [pickle.dumps(b"\x12\x00"), npy(bytes(100)), b"a text", zipped(a=b"a text")])
+@pytest.mark.parametrize("name", ["saved_model.pb", "model.onnx"])
+def test_what_is_called_as_a_model_of_protocol_buffers_has_to_be_one(data: bytes, name: str):
+    assert looked(data) == []
+    assert "and is " in str(looked(data, name))
+    assert "and is " in str(looked(zipped(**{f"a/{name}": data})))

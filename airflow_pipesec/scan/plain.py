@@ -21,7 +21,17 @@ if TYPE_CHECKING:
     from airflow_pipesec.scan.scanner import Part
     from airflow_pipesec.scan.views import View
 
-__all__ = ["DOTTED", "is_executable", "is_other_text", "is_text", "look_catboost", "look_executable", "look_text", "look_xgboost"]
+__all__ = [
+    "DOTTED",
+    "is_executable",
+    "is_other_text",
+    "is_text",
+    "look_catboost",
+    "look_executable",
+    "look_text",
+    "look_xgboost",
+    "name_of",
+]
 
 WINDOW: Final = 1 << 20
 READ_WHOLE: Final = 64 << 20
@@ -169,7 +179,7 @@ def _windows(view: View, overlap: int) -> Iterator[bytes]:
 
 def is_other_text(part: Part) -> bool:
     """Whether a file's name says that it is a text of a kind that is looked at, whatever its content may be besides."""
-    name = _name(part).lower()
+    name = name_of(part).lower()
     suffix = name.rpartition(".")[2]
     others = (*_TEMPLATES, *_PROTOBUF_TEXTS, *_YAML_NAMES, *_MARKUP_NAMES)
     return (suffix in _PROGRAMS and "." in name) or suffix in others or name == "mlmodel"
@@ -177,7 +187,7 @@ def is_other_text(part: Part) -> bool:
 
 def look_text(part: Part) -> None:
     """Look at a text by what its name says it is for, and by what it begins with."""
-    name = _name(part).lower()
+    name = name_of(part).lower()
     suffix = name.rpartition(".")[2]
     if name.endswith("…"):
         raise Unscannable("has a name that is too long to tell what it is for")
@@ -207,7 +217,8 @@ def look_text(part: Part) -> None:
         part.saw("text")
 
 
-def _name(part: Part) -> str:
+def name_of(part: Part) -> str:
+    """Return what a part is called, without its folders."""
     if part.known.startswith("file:"):
         return part.known.removeprefix("file:").replace("\\", "/").rpartition("/")[2]
     return part.name.rpartition("/")[2]

@@ -67,6 +67,9 @@ _MAGIC: tuple[tuple[bytes, str], ...] = (
     (b"ZF", "zfile"),
 )
 STREAMS = frozenset(form for form, (module, _) in FORMS.items() if module == "streams")
+# Readers of protocol buffers pass over what they do not know, and would find their model in almost any file: they get what is
+# called so by its name.
+_BY_NAME = {"onnx": "onnx", "pb": "savedmodel"}
 _UNKNOWN_TO_US = (
     (b"\x28\xb5\x2f\xfd", "Zstandard"),
     (b"Rar!\x1a\x07", "RAR"),
@@ -159,6 +162,9 @@ def _other_readings(part: Part, head: bytes, form: str) -> None:
         pickles.shadow(part)
     if form and form not in STREAMS and (stream := streams.bare_stream(head)):
         part.unscannable(f"is {form} for some readers, and a compressed stream ({stream}) for others")
+    wanted = _BY_NAME.get(plain.name_of(part).lower().rpartition(".")[2])
+    if form and wanted not in (None, form) and not part.companion:
+        part.unscannable(f"is called as a model of the format {wanted} is, and is {form}")
     # A program may be a pickle as well, of texts alone.
     if form not in ("text", "json") and plain.is_other_text(part) and plain.is_text(part.view):
         part.look(plain.look_text)
