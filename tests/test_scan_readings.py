@@ -250,3 +250,8 @@ def test_what_is_called_as_a_model_of_protocol_buffers_has_to_be_one(data: bytes
     assert looked(data) == []
     assert "and is " in str(looked(data, name))
     assert "and is " in str(looked(zipped(**{f"a/{name}": data})))
+
+
+def test_a_pointer_of_git_lfs_is_unscannable():
+    data = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 1\n"
+    assert "a pointer of Git LFS" in str(looked(data, "model.safetensors"))

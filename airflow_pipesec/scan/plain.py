@@ -104,6 +104,7 @@ _YAML_NAMES: Final = ("yaml", "yml")
 
 _MARKUP_START: Final = re.compile(rb"(?:\xef\xbb\xbf)?\s*<(?:\?xml|!doctype|!entity|html|svg|pmml|script)\b", re.IGNORECASE)
 _MARKUP_NAMES: Final = ("htm", "html", "xhtml", "svg", "xml", "pmml", "xsl", "xslt", "mml")
+_LFS: Final = b"version https://git-lfs.github.com/spec/"
 _PLAIN_DOCTYPE: Final = re.compile(rb"<!doctype\s+html\s*>", re.IGNORECASE)
 _MARKUP: Final = re.compile(
     rb"<!\s*(?:entity|doctype\b[^>]{0,1000}>?)"
@@ -192,6 +193,8 @@ def look_text(part: Part) -> None:
     if name.endswith("…"):
         raise Unscannable("has a name that is too long to tell what it is for")
     head = part.view.read_at(0, 512)
+    if head.startswith(_LFS):
+        raise Unscannable("is a pointer of Git LFS, and the file that it stands for is not here")
     if suffix in _PROGRAMS and "." in name:
         part.saw("program")
         part.unsafe(f"is {_PROGRAMS[suffix]}, where a model is expected")
