@@ -330,7 +330,7 @@ def test_nor_is_what_a_constructor_of_airflows_says() -> None:
             plan({"guard": "HashVerificatonOperator"}),
             "there is no guard HashVerificatonOperator. Did you mean HashVerificationOp",
         ),
-        (plan({"guard": "zzz"}), "there is no guard zzz. There are DataValidationOperator, "),
+        (plan({"guard": "zzz"}), "there is no guard zzz. There are ArtifactScanOperator, "),
         (plan({"guard": "no.such.Guard"}), "guard no.such.Guard cannot be imported (ModuleNotFoundError)"),
         (
             plan({"guard": "tests.weaving.Step"}),
