@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Protocol
 
-__all__ = ["Cursor", "FileView", "Memory", "Section", "View", "ViewFile"]
+__all__ = ["Cursor", "Memory", "Section", "View", "ViewFile"]
 
 WINDOW = 1 << 16
 LONGEST_READ = 64 << 20
@@ -35,26 +35,6 @@ class Memory:
     def read_at(self, offset: int, length: int) -> bytes:
         """Return a part of them."""
         return self.data[offset : offset + length]
-
-
-class FileView:
-    """A plain file by its descriptor, which stays the caller's to close."""
-
-    __slots__ = ("descriptor", "size")
-
-    def __init__(self, descriptor: int) -> None:
-        self.descriptor = descriptor
-        self.size = os.fstat(descriptor).st_size
-
-    def read_at(self, offset: int, length: int) -> bytes:
-        """Read from the file; what it gained since it was opened does not count."""
-        length = min(length, LONGEST_READ, self.size - offset)
-        if length <= 0:
-            return b""
-        data = os.pread(self.descriptor, length, offset)
-        while len(data) < length and (more := os.pread(self.descriptor, length - len(data), offset + len(data))):
-            data += more
-        return data
 
 
 class Section:
