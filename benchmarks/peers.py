@@ -26,7 +26,7 @@ PATIENCE = 30  # seconds for one small file; a scanner that takes longer is take
 def airflow_pipesec() -> Verdict:
     from airflow_pipesec.scan.allow import AllowList
     from airflow_pipesec.scan.scanner import scan_view
-    from airflow_pipesec.scan.views import FileView
+    from airflow_pipesec.storage_base import FilePlaces
 
     allow = AllowList.shipped()
 
@@ -34,7 +34,7 @@ def airflow_pipesec() -> Verdict:
         file = Path(path)
         with file.open("rb") as opened:
             siblings = [each.name for each in file.parent.iterdir()]
-            found = scan_view(FileView(opened.fileno()), allow, name=file.name, siblings=siblings)
+            found = scan_view(FilePlaces(opened.fileno(), file.name), allow, name=file.name, siblings=siblings)
         return "blocked" if found.problems else "passed"
 
     return verdict
