@@ -365,3 +365,33 @@ def test_an_array_without_elements_before_others_is_no_problem():
     outer = dtype("V4") + state(b"}" + field("x", b"h\x07"), one("x"), 4, 16)
     body = b"(" + inner + b"q\x070" + WRAPPER + b")\x81" + bytes_of_joblib(0) + b"b" + outer + b"t"
     assert scan_view(Memory(b"\x80\x04" + body + b"."), AllowList.shipped()).problems == []
+
+
+CALL = b"cposix\nsystem\n(S'true'\n"
+
+
+@pytest.mark.parametrize(
+    "text_file",
+    [
+        pytest.param(CALL + b"lR0", id="arguments in a list, by Python's own unpickler"),
+        pytest.param(b"cposix\nsystem\nS'true'\nR0", id="arguments in a text, by Python's own unpickler"),
+        pytest.param(b"I0x" + b"0" * (1 << 19) + b"\n0" + CALL + b"tR0", id="a long number"),
+        pytest.param(b"I010\n0" + CALL + b"tR0", id="a number of octal digits"),
+        pytest.param(b"I1\np010\n0" + CALL + b"tR0", id="a place in the memo of decimal digits"),
+        pytest.param(b"I1\n(e0" + CALL + b"tR0", id="no items for a number"),
+        pytest.param(b"I1\n(u0" + CALL + b"tR0", id="no entries for a number"),
+        pytest.param(b"I1\nNb0" + CALL + b"tR0", id="no state for a number"),
+        pytest.param(
+            b"cpandas._libs.tslibs.offsets\nDay\n(" + b"(" * 120 + b"t" * 120 + b"t0" + CALL + b"tR0", id="deep arguments"
+        ),
+        pytest.param(b"c_codecs\nencode\n(S'x'\nS'latin1'\ntRp0\n0ctorch.storage\n_load_from_bytes\n(g0\ntR0", id="torch"),
+    ],
+)
+def test_a_text_that_a_reader_executes_before_it_finds_that_it_is_no_pickle_is_unsafe(text_file):
+    scan = scan_view(Memory(text_file + b"\nand more\n"), AllowList.shipped(), name="notes.txt")
+    assert Fault.UNSAFE in {problem.fault for problem in scan.problems}
+
+
+@pytest.mark.parametrize("text_file", [b"I\nam a text\n", b"L\n", b"F 1\n", b"(e) is five\n", b"Now\n", b"I0 is\n"])
+def test_a_text_that_no_reader_gets_far_with_is_no_problem(text_file):
+    assert scan_view(Memory(text_file), AllowList.shipped(), name="notes.txt").problems == []

@@ -137,6 +137,9 @@ class Caller:
         """Return what calling a function gives, and tell where that is not allowed."""
         if self.flavour == "torchscript" and isinstance(function, Name) and function.module.startswith("__torch__"):
             return Made(function, (args,)) if function.rights else UNKNOWN  # torch writes a value of an enumeration so
+        if self.shadow and isinstance(args, Box | str):
+            # Python's own unpickler, which joblib's is made of, takes any of these for arguments.
+            args = tuple(args if isinstance(args, str) else args.items or args.entries)
         if not isinstance(args, tuple):
             if isinstance(args, Made) or args is UNKNOWN:
                 if self.lenient:
@@ -169,7 +172,7 @@ class Caller:
             return UNKNOWN
         signature = self.allow.call.get(pair)
         wrong = None if signature is None else fits(args, signature, self.allow)
-        if self.lenient and signature and any("torch" in argument.kinds for argument in signature):
+        if self.shadow and signature and any("torch" in argument.kinds for argument in signature):
             self.tell(f"calls {function}", offset)
         if wrong is not None and self.lenient:
             return UNKNOWN

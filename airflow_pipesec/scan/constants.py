@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 from typing import TYPE_CHECKING, Any
 
@@ -12,13 +13,25 @@ from airflow_pipesec.scan.views import Memory
 if TYPE_CHECKING:
     from airflow_pipesec.scan.scanner import Part
 
-__all__ = ["LONG_TEXT", "WINDOW", "Constants"]
+__all__ = ["LONG_TEXT", "WINDOW", "Constants", "Refused"]
 
 WINDOW = 1 << 18
 LONG_TEXT = 1024  # bytes; longer constants stay in the file
 LONGEST_LINE = 1 << 16
+_FLOAT = re.compile(
+    rb"\s*[+-]?(0[xX][0-9a-fA-F]+|[0-9]+\.?[0-9]*([eE][+-]?[0-9]+)?|\.[0-9]+([eE][+-]?[0-9]+)?|inf\w*|nan)L?", re.I
+)
+IN_NUMBERS = b"0123456789abcdefABCDEFxXoO_+-.L \t\r\v\f"
 
 _U4, _U8, _I4 = struct.Struct("<I"), struct.Struct("<Q"), struct.Struct("<i")
+
+
+class Refused(Exception):
+    """The stream cannot be followed further, and going on may do anything."""
+
+    def __init__(self, why: str, offset: int) -> None:
+        super().__init__(why)
+        self.why, self.offset = why, offset
 
 
 class Constants:
@@ -66,6 +79,8 @@ class Constants:
         if end < 0:
             self._fill()
             end = self.data.find(b"\n", 0, LONGEST_LINE)
+            if end < 0 and not self.data[:LONGEST_LINE].strip(IN_NUMBERS):
+                raise Refused(f"has a number of more than {LONGEST_LINE:,} characters", self.base)
             if end < 0:
                 raise Broken("has a line that does not end", self.base)
         line = self.data[self.pos : end]
@@ -173,18 +188,28 @@ class Constants:
     def long_(self) -> None:
         self.stack.append(self._number(self._line().removesuffix(b"L")))
 
-    def _number(self, line: bytes) -> Any:
+    def _number(self, line: bytes, base: int = 0) -> Any:
         if len(line) > 64:
             return Blob("int", self.view, self.place - len(line) - 1, len(line))
         try:
-            return int(line, 0)
+            return int(line, base)
         except ValueError:
+            self._demand_no_number(line)
             raise Broken("is a broken pickle: a number is none", self.place) from None
 
+    def _demand_no_number(self, line: bytes) -> None:
+        """Refuse what C's unpickler takes for a number: 010 is one of octal digits, and what follows a zero byte is not read."""
+        head, end, _ = line.partition(b"\0")
+        octal = head.strip(b"+- \t\r\v\f")
+        if (octal and not octal.strip(b"01234567")) or (end and _FLOAT.fullmatch(head)):
+            raise Refused("has a number that readers read differently", self.place)
+
     def float_(self) -> None:
+        line = self._line()
         try:
-            self.stack.append(float(self._line()))
+            self.stack.append(float(line))
         except ValueError:
+            self._demand_no_number(line)
             raise Broken("is a broken pickle: a number is none", self.place) from None
 
     def long1(self) -> None:

@@ -16,7 +16,7 @@ from airflow_pipesec.scan.dtypes import ARRAYS, DTYPE, VIEWS
 from airflow_pipesec.scan.objects import Objects, Refused
 from airflow_pipesec.scan.scanner import Unscannable, named
 from airflow_pipesec.scan.states import wrong_state
-from airflow_pipesec.scan.values import UNKNOWN, Box, Made, Name
+from airflow_pipesec.scan.values import UNKNOWN, Blob, Box, Made, Name
 
 if TYPE_CHECKING:
     from airflow_pipesec.scan.scanner import Part
@@ -25,6 +25,7 @@ __all__ = ["SHADOW_STEPS", "Machine", "Refused"]
 
 NO_FRAME: Final = 1 << 62
 SHADOW_STEPS = 100_000
+LATEST = 16  # names that were put somewhere, of which one is the class of an array
 STEPS = 1 << 14  # between two looks at the limits
 
 _U2, _U4, _U8 = struct.Struct("<H"), struct.Struct("<I"), struct.Struct("<Q")
@@ -223,7 +224,8 @@ class Machine(Objects):
         if type(module) is str and type(name) is str:
             self.stack.append(self.caller.find(module, name, self.protocol, start))
             return
-        if self.shadow:  # readers take nothing but a text that is no other class's
+        if self.shadow and not (isinstance(name, Blob) and name.kind == "str" and type(module) is str):
+            # Readers take nothing but a text that is no other class's.
             raise Broken("is a broken pickle: a name is no text", start)
         self.caller.tell("refers to a name that it works out, or that is no text", start)
         self.stack.append(UNKNOWN)
@@ -277,7 +279,7 @@ class Machine(Objects):
             target.state = state
             # joblib's wrapper keeps the class of its array, which is made and not called.
             cls = state.entries.get("subclass") if isinstance(state, Box) else None
-            own = next((each for each in reversed(self.kept) if each[0] is state and each[1] is cls), None)
+            own = next((each for each in reversed(self.kept[-LATEST:]) if each[0] is state and each[1] is cls), None)
             if own is not None:
                 self.kept.remove(own)
             from airflow_pipesec.scan.arrays import skip_array

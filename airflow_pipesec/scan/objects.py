@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from airflow_pipesec.scan.calls import Broken
-from airflow_pipesec.scan.constants import Constants
+from airflow_pipesec.scan.constants import Constants, Refused
 from airflow_pipesec.scan.states import LISTS, MAPPINGS, asks_for_memory, wrong_items
 from airflow_pipesec.scan.values import UNKNOWN, Box, Made, Name, is_value, names_in
 
@@ -16,14 +16,6 @@ if TYPE_CHECKING:
 __all__ = ["Objects", "Refused"]
 
 MOST_KEPT = 10_000  # names whose place is not yet known to be right
-
-
-class Refused(Exception):
-    """The stream cannot be followed further, and going on may do anything."""
-
-    def __init__(self, why: str, offset: int) -> None:
-        super().__init__(why)
-        self.why, self.offset = why, offset
 
 
 class Objects(Constants):
@@ -63,7 +55,7 @@ class Objects(Constants):
         self.stack.append(self.memo[self._index()])
 
     def _index(self) -> int:
-        number = self._number(self._line())
+        number = self._number(self._line(), 10)
         if not isinstance(number, int) or number < 0:
             raise Broken("is a broken pickle: a place in the memo is none", self.place)
         if number > self.view.size and not self.shadow:
@@ -122,6 +114,8 @@ class Objects(Constants):
                         self.caller.keep(name, self.place - 1)
 
     def _extend(self, target: Any, items: list[Any]) -> None:
+        if not items:
+            return  # C's unpickler does not look at the target either
         self._keep(target, items)
         if isinstance(target, Box) and target.kind != "dict":
             if self.undone is not None:
@@ -141,6 +135,8 @@ class Objects(Constants):
     def _set(self, target: Any, items: list[Any]) -> None:
         if len(items) % 2:
             raise Broken("is a broken pickle: a dictionary has a key without a value", self.place)
+        if not items:
+            return
         self._keep(target, items)
         if id(target) in self.caller.dtypes.sealed:
             self.caller.tell("changes the fields of a numpy.dtype that is complete", self.place - 1)
@@ -165,5 +161,5 @@ class Objects(Constants):
         elif isinstance(target, Made):
             if kinds is not None and not self.caller.lenient and wrong_items(target, kinds):
                 self.caller.tell(f"{deed} an instance of {target.name}, which is no container", self.place - 1)
-        elif target is not UNKNOWN:
+        elif target is not UNKNOWN and not self.shadow:  # a reader may go on: no state is one that any object takes
             raise Broken("is a broken pickle: an opcode needs another object", self.place)

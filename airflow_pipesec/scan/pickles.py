@@ -140,8 +140,7 @@ def run_shadow(machine: Machine) -> None:
         machine.run()
     except Refused as error:
         # Random bytes hardly ever make a frame or get this far: somebody wrote this.
-        if machine.protocol or machine.steps > 8:
-            machine.part.unsafe(f"read as a pickle, {error.why}", error.offset)
+        machine.part.unsafe(f"read as a pickle, {error.why}", error.offset)
     except Unscannable as error:
         if machine.steps > STEPS_BEFORE_DOUBT:
             machine.part.unscannable(error.why, error.offset)

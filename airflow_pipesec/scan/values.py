@@ -163,7 +163,7 @@ def is_data(value: Any, seen: set[int] | None = None, depth: int = 0) -> bool:
     if id(value) in seen:
         return True
     if depth > DEEPEST:
-        raise Unscannable(f"calls a function with data that is nested more than {DEEPEST} deep")
+        return False
     seen.add(id(value))
     return all(is_data(part, seen, depth + 1) for part in (value if isinstance(value, tuple) else value.parts))
 
