@@ -250,6 +250,17 @@ ZONE_OF_A_TYPE = (
     + b"utR"
 )
 PARAMETER = name("torch._utils", "_rebuild_parameter_with_state") + b"(" + NAMESPACE + b"\x89N}" + text("__class__") + b"NstR"
+ARRAY_OF_NO_ARRAYS_CLASS = (
+    name("numpy.ma.core", "_mareconstruct")
+    + b"("
+    + name("argparse", "Namespace")
+    + name("numpy", "ndarray")
+    + b"("
+    + number(0)
+    + b"t"
+    + text("b")
+    + b"tR"
+)
 MAPPED = (
     WRAPPER
     + b")\x81}("

@@ -13,6 +13,7 @@ from collections import ChainMap
 from collections.abc import MutableMapping
 from typing import Any, Final, NamedTuple
 
+from airflow_pipesec.scan.allow import AllowList
 from airflow_pipesec.scan.scanner import Unscannable
 from airflow_pipesec.scan.values import Blob, Box, Made, Name
 
@@ -123,6 +124,8 @@ class Dtypes:
                 return "holds what numpy takes for the address of an array"
         if pair in VIEWS and args and isinstance(args[0], Made) and not args[0].is_of(*_BYTES):
             return "makes an array over what may be freed before it"
+        if pair in _EMPTY and not all(_may_be_array(each) for each in args[: _EMPTY[pair]]):
+            return "makes an array of a class that is none of numpy's"
         # Views of an array would go on using what it had before it gets its state.
         if pair in _EMPTY and (len(args) <= _EMPTY[pair] or args[_EMPTY[pair]] != (0,)):
             return "makes an array that is not empty before it is given its elements"
@@ -227,6 +230,13 @@ def _code(args: tuple[Any, ...]) -> tuple[str, int]:
         return letter, size
     letter = "S" if letter == "a" else letter
     return letter, int(digits or 0) * (4 if letter == "U" else 1)
+
+
+def _may_be_array(cls: Any) -> bool:
+    """Whether a class is one of numpy's arrays, or none of the shipped lists."""
+    if not isinstance(cls, Name):
+        return True
+    return (cls.module, cls.name) in ARRAYS or not AllowList.shipped().has(cls.module, cls.name)
 
 
 def _is_record(args: tuple[Any, ...]) -> bool:

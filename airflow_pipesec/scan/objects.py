@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_pipesec.scan.calls import Broken
 from airflow_pipesec.scan.constants import Constants, Refused
-from airflow_pipesec.scan.states import LISTS, MAPPINGS, asks_for_memory, wrong_items
+from airflow_pipesec.scan.states import LISTS, MAPPINGS, MEMORY, wrong_items
 from airflow_pipesec.scan.values import UNKNOWN, Box, Made, Name, is_value, names_in
 
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ class Objects(Constants):
         self._keep(target, items)
         if id(target) in self.caller.dtypes.sealed:
             self.caller.tell("changes the fields of a numpy.dtype that is complete", self.place - 1)
-        if any(asks_for_memory(key) for key in items[::2]):
+        if [key for key in items[::2] if type(key) is str and key in MEMORY]:
             self.caller.tell("holds what numpy takes for the address of an array", self.place - 1)
         if isinstance(target, Box) and target.kind in ("dict", "list"):
             if self.undone is not None:

@@ -13,7 +13,7 @@ from typing import Any, Final
 from airflow_pipesec.scan.allow import AllowList
 from airflow_pipesec.scan.values import UNKNOWN, Blob, Box, Made, Name
 
-__all__ = ["LISTS", "MAPPINGS", "asks_for_memory", "wrong_call", "wrong_items", "wrong_state"]
+__all__ = ["LISTS", "MAPPINGS", "MEMORY", "asks_for_memory", "wrong_call", "wrong_items", "wrong_state"]
 
 LISTS: Final = (("builtins", "list"), ("builtins", "set"), ("collections", "deque"))
 """What may be given items."""
@@ -40,7 +40,8 @@ _INDEXES: Final = (
     ("pandas.core.indexes.interval", "_new_IntervalIndex"),
     ("pandas.core.indexes.timedeltas", "_new_TimedeltaIndex"),
 )
-_MEMORY: Final = frozenset(("__array__", "__array_interface__", "__array_struct__", "__cuda_array_interface__"))
+MEMORY: Final = frozenset(("__array__", "__array_interface__", "__array_struct__", "__cuda_array_interface__"))
+"""What numpy asks any object for, and takes for the address of an array's elements."""
 _BY_NAME: Final = frozenset(("_response_method", "response_method", "stack_method", "stack_method_"))
 _METHODS: Final = frozenset(("auto", "decision_function", "predict", "predict_log_proba", "predict_proba", "transform"))
 _PARTIAL: Final = ("functools", "partial")
@@ -62,7 +63,7 @@ _BOOSTERS: Final = (("lightgbm.basic", "Booster"), ("xgboost.core", "Booster"))
 
 def asks_for_memory(key: Any) -> bool:
     """Whether numpy takes what stands under a key for the address of an array's elements."""
-    return type(key) is str and key in _MEMORY
+    return type(key) is str and key in MEMORY
 
 
 def wrong_items(target: Made, kinds: tuple[tuple[str, str], ...]) -> bool:
