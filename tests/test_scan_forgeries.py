@@ -386,6 +386,7 @@ CALL = b"cposix\nsystem\n(S'true'\n"
     [
         pytest.param(CALL + b"lR0", id="arguments in a list, by Python's own unpickler"),
         pytest.param(b"cposix\nsystem\nS'true'\nR0", id="arguments in a text, by Python's own unpickler"),
+        pytest.param(b"cposix\nsystem\nS'" + b"x" * 9000 + b"'\nR0", id="arguments in a long text"),
         pytest.param(b"I0x" + b"0" * (1 << 19) + b"\n0" + CALL + b"tR0", id="a long number"),
         pytest.param(b"I010\n0" + CALL + b"tR0", id="a number of octal digits"),
         pytest.param(b"I1\np010\n0" + CALL + b"tR0", id="a place in the memo of decimal digits"),
@@ -406,3 +407,12 @@ def test_a_text_that_a_reader_executes_before_it_finds_that_it_is_no_pickle_is_u
 @pytest.mark.parametrize("text_file", [b"I\nam a text\n", b"L\n", b"F 1\n", b"(e) is five\n", b"Now\n", b"I0 is\n"])
 def test_a_text_that_no_reader_gets_far_with_is_no_problem(text_file):
     assert scan_view(Memory(text_file), AllowList.shipped(), name="notes.txt").problems == []
+
+
+def test_a_text_with_an_array_of_joblibs_is_followed_by_readers_that_know_nothing_of_joblib():
+    call = CALL + b"tR0"
+    kind = b"cnumpy\ndtype\n(S'u1'\nI0\nI1\ntR(I3\nS'|'\nNNNI-1\nI-1\nI0\ntb"
+    described = b"(dS'subclass'\nNsS'shape'\n(I%d\ntsS'order'\nS'C'\nsS'dtype'\n" % len(call) + kind + b"s"
+    body = b"(ijoblib.numpy_pickle\nNumpyArrayWrapper\n" + described.replace(b"\nNs", b"\ncnumpy\nndarray\ns") + b"b" + call
+    scan = scan_view(Memory(body + b"\nand more\n"), AllowList.shipped(), name="notes.txt")
+    assert "calls posix:system" in "".join(problem.why for problem in scan.problems)

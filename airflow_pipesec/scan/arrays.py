@@ -141,13 +141,12 @@ def skip_array(machine: Machine, wrapper: Made) -> None:
         raise Refused("has an array of joblib's within a frame, where readers disagree", start)
     machine.frame_end = NO_FRAME
     state = wrapper.state
-    if not machine.shadow:
-        other = machine.fork()
-        try:
-            pickles.run_shadow(other)
-        finally:
-            for undo in reversed(other.undone or ()):
-                undo()
+    other = machine.fork()
+    try:
+        pickles.run_shadow(other)
+    finally:
+        for undo in reversed(other.undone or ()):
+            undo()
     if not isinstance(state, Box) or state.kind != "dict" or not state.whole:
         raise Unscannable("holds an array of joblib's whose description is not read here", start)
     entries = state.entries

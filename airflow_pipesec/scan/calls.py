@@ -137,9 +137,11 @@ class Caller:
         """Return what calling a function gives, and tell where that is not allowed."""
         if self.flavour == "torchscript" and isinstance(function, Name) and function.module.startswith("__torch__"):
             return Made(function, (args,)) if function.rights else UNKNOWN  # torch writes a value of an enumeration so
-        if self.shadow and isinstance(args, Box | str):
+        if self.shadow and isinstance(args, Box | Blob | str | bytes):
             # Python's own unpickler, which joblib's is made of, takes any of these for arguments.
-            args = tuple(args if isinstance(args, str) else args.items or args.entries)
+            args = (
+                tuple(args.items or args.entries) if isinstance(args, Box) else (args,) if isinstance(args, Blob) else tuple(args)
+            )
         if not isinstance(args, tuple):
             if isinstance(args, Made) or args is UNKNOWN:
                 if self.lenient:
