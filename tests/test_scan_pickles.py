@@ -417,3 +417,13 @@ def test_the_fields_of_a_type_stay_as_they_are_when_it_is_complete():
     assert whys(scanned(b"\x80\x04" + made + b".")) == []
     data = b"\x80\x04" + made + b"h\x07\x8c\x01a" + an_object + b"K\x00\x86s0."
     assert whys(scanned(data), Fault.UNSAFE) == ["changes the fields of a numpy.dtype that is complete"]
+
+
+def test_a_type_that_dill_names_is_looked_up_as_what_it_is():
+    def problems(name):
+        data = b"\x80\x04\x8c\x0adill._dill\x8c\x0a_load_type\x93\x8c" + bytes([len(name)]) + name.encode() + b"\x85R"
+        return whys(scanned(data + b"NK\x02N\x87R.", AllowList.shipped()), Fault.UNSAFE)
+
+    assert problems("slice") == []
+    for name in ("CodeType", "FunctionType", "eval", "getattr", "super"):
+        assert problems(name) == [f"refers to builtins:{name}, which is not on the allow-list"]

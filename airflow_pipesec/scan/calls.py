@@ -27,6 +27,7 @@ WRAPPERS: Final = (("joblib.numpy_pickle", "NumpyArrayWrapper"), ("sklearn.exter
 
 MOST_NAMES = 1000  # kept of those that are refused
 _NEWOBJ, _NEWOBJ_EX = ("copyreg", "__newobj__"), ("copyreg", "__newobj_ex__")
+_LOAD_TYPE = ("dill._dill", "_load_type")
 _RECONSTRUCTOR = ("copyreg", "_reconstructor")
 # Each returns its first argument, so that what is done to the one is done to the other.
 _GIVERS = frozenset(
@@ -192,6 +193,8 @@ class Caller:
         self.use("call", function)
         if pair == ("_codecs", "encode") and len(args) == 2 and args[1] in _LATIN1:
             return self._encoded(args[0], offset)
+        if pair == _LOAD_TYPE:
+            return self.find("builtins", args[0] if type(args[0]) is str else "", 5, offset)
         if pair == ("collections", "OrderedDict") and args and isinstance(args[0], Box) and args[0].kind == "list":
             self._pairs(args[0], offset)
         if pair in _GIVERS and args:
