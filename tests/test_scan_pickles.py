@@ -427,3 +427,19 @@ def test_a_type_that_dill_names_is_looked_up_as_what_it_is():
     assert problems("slice") == []
     for name in ("CodeType", "FunctionType", "eval", "getattr", "super"):
         assert problems(name) == [f"refers to builtins:{name}, which is not on the allow-list"]
+
+
+def test_work_that_one_opcode_makes_counts_as_well():
+    many = b"(" + b"N" * 2000 + b"t\x94"  # a tuple, in place 0 of the memo
+    for again in (b"h\x00a", b"h\x00c_codecs\nencode\nh\x00R00"):
+        data = b"\x80\x04" + many + b"0]" + again * 5000 + b"."
+        assert any("steps" in text for text in whys(scanned(data, limits=Limits(opcodes=1_000_000))))
+
+
+@pytest.mark.parametrize("opcodes", [b"}%bNs", b"\x8f(%b\x90", b"(%b\x91"])
+def test_a_key_that_no_reader_can_hash_is_unscannable(opcodes):
+    doubled = b"N" + b"2\x86" * 60
+    nested = b"N" + b"\x85" * 5000
+    for key in (doubled, nested):
+        assert "hashed" in str(whys(scanned(b"\x80\x04" + opcodes % key + b".")))
+    assert whys(scanned(b"\x80\x04" + opcodes % (b"N" + b"\x85" * 50) + b".")) == []

@@ -154,6 +154,7 @@ class Caller:
             if function is not UNKNOWN and not self.lenient:
                 self.tell("calls what is no name", offset)
             return UNKNOWN
+        self.scan.work(len(args))
         pair = (function.module, function.name)
         if not function.rights:
             self._tell_of_shadow("calls", function, offset)
@@ -217,7 +218,7 @@ class Caller:
 
     def keep(self, value: Any, offset: int) -> None:
         """Tell of names that a value holds and that may only be made or called: whoever uses it may call them with anything."""
-        for name in names_in(value) if not self.shadow else ():
+        for name in names_in(value, self.scan) if not self.shadow else ():
             if not is_value(name, self.allow):
                 self.tell(f"keeps {name} as a value, which the allow-list does not let it", offset)
 

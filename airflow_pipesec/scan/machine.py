@@ -281,6 +281,7 @@ class Machine(Objects):
             cls = state.entries.get("subclass") if isinstance(state, Box) else None
             own = next((each for each in reversed(self.kept[-LATEST:]) if each[0] is state and each[1] is cls), None)
             if own is not None:
+                self.scan.work(len(self.kept))
                 self.kept.remove(own)
             from airflow_pipesec.scan.arrays import skip_array
 
@@ -297,6 +298,7 @@ class Machine(Objects):
     def fork(self) -> Machine:
         """Return a shadow that would go on from here as a reader does who knows nothing of what follows."""
         other = Machine(self.part, self.place, flavour=self.flavour, shadow=True)
+        self.scan.work(len(self.stack) + sum(map(len, self.outer)))
         other.outer = [list(items) for items in self.outer]
         other.stack = list(self.stack)
         other.memo = _Layer(self.memo)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from airflow_pipesec.scan.calls import Broken
 from airflow_pipesec.scan.constants import Constants, Refused
 from airflow_pipesec.scan.states import LISTS, MAPPINGS, MEMORY, wrong_items
-from airflow_pipesec.scan.values import UNKNOWN, Box, Made, Name, is_value, names_in
+from airflow_pipesec.scan.values import UNKNOWN, Box, Made, Name, demand_hashable, is_value, names_in
 
 if TYPE_CHECKING:
     from airflow_pipesec.scan.scanner import Part
@@ -84,6 +84,7 @@ class Objects(Constants):
 
     def frozenset_(self) -> None:
         items = self._since_mark()
+        self._demand_hashable(items)
         made = Box("set")
         made.extend(items)
         self._keep(made, items)
@@ -105,7 +106,7 @@ class Objects(Constants):
             return
         for item in items:
             if isinstance(item, Name | tuple):
-                for name in names_in(item):
+                for name in names_in(item, self.scan):
                     if is_value(name, self.caller.allow):
                         continue
                     if len(self.kept) < MOST_KEPT:
@@ -113,10 +114,18 @@ class Objects(Constants):
                     else:
                         self.caller.keep(name, self.place - 1)
 
+    def _demand_hashable(self, keys: list[Any]) -> None:
+        if not self.shadow:
+            for key in keys:
+                if type(key) is tuple:
+                    demand_hashable(key, self.scan, self.place - 1)
+
     def _extend(self, target: Any, items: list[Any]) -> None:
         if not items:
             return  # C's unpickler does not look at the target either
         self._keep(target, items)
+        if isinstance(target, Box) and target.kind == "set":
+            self._demand_hashable(items)
         if isinstance(target, Box) and target.kind != "dict":
             if self.undone is not None:
                 self.undone.append(target.undo(()))
@@ -138,6 +147,7 @@ class Objects(Constants):
         if not items:
             return
         self._keep(target, items)
+        self._demand_hashable(items[::2])
         if id(target) in self.caller.dtypes.sealed:
             self.caller.tell("changes the fields of a numpy.dtype that is complete", self.place - 1)
         if [key for key in items[::2] if type(key) is str and key in MEMORY]:

@@ -109,6 +109,12 @@ class Scan:
         if self.totals[problem.fault] <= PROBLEMS_KEPT:
             self.problems.append(problem)
 
+    def work(self, steps: int) -> None:
+        """Count steps that one opcode takes beside itself. Raises :class:`Unscannable` for too many in all."""
+        self.opcodes += steps
+        if self.opcodes > self.limits.opcodes:
+            raise Unscannable(f"takes more than {self.limits.opcodes:,} steps to be followed as a pickle")
+
     def unpack(self, packed: int, unpacked: int, more: int) -> None:
         """Count ``more`` bytes of a stream that became ``unpacked`` of ``packed`` so far. Raises :class:`Unscannable`."""
         self.unpacked += more

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import codecs
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from airflow_pipesec.scan.allow import AllowList, Argument
 from airflow_pipesec.scan.scanner import Unscannable, named
 from airflow_pipesec.scan.views import Memory, Section, View
 
-__all__ = ["KEPT", "UNKNOWN", "Blob", "Box", "Made", "Name", "fits", "is_data", "is_value", "names_in"]
+if TYPE_CHECKING:
+    from airflow_pipesec.scan.scanner import Scan
+
+__all__ = ["KEPT", "UNKNOWN", "Blob", "Box", "Made", "Name", "demand_hashable", "fits", "is_data", "is_value", "names_in"]
 
 # Numbers, short texts, None and tuples stand for themselves; all else is one of these.
 KEPT: Final = 65_536
 """Items of a list, and entries of a dictionary, that are remembered; of longer ones only what they hold besides plain data."""
 
 DEEPEST = 100
+DEEPEST_HASHED = 1000
+MOST_HASHED = 1_000_000
 
 
 class _Unknown:
@@ -185,7 +190,7 @@ def is_value(name: Name, allow: AllowList) -> bool:
     return "name" in name.rights or free or not name.rights
 
 
-def names_in(value: Any) -> Iterator[Name]:
+def names_in(value: Any, scan: Scan) -> Iterator[Name]:
     """Yield the names that a value is or that stand in it, as far as tuples go: what is put into a list was looked at there."""
     waiting, seen = [value], set()
     while waiting:
@@ -194,7 +199,21 @@ def names_in(value: Any) -> Iterator[Name]:
             yield value
         elif isinstance(value, tuple) and id(value) not in seen:
             seen.add(id(value))
+            scan.work(len(value))
             waiting += [item for item in value if isinstance(item, Name | tuple)]
+
+
+def demand_hashable(key: Any, scan: Scan, offset: int) -> None:
+    """Raise :class:`Unscannable` for a key whose hash no reader comes to the end of: it is worked out anew for each part."""
+    waiting, parts = [(key, 1)], 0
+    while waiting:
+        value, depth = waiting.pop()
+        if type(value) is tuple:
+            parts += len(value)
+            scan.work(len(value))
+            if parts > MOST_HASHED or depth > DEEPEST_HASHED:
+                raise Unscannable("has a key that is too large or nested too deep to be hashed", offset)
+            waiting += [(item, depth + 1) for item in value if type(item) is tuple]
 
 
 def _kinds(value: Any, allow: AllowList) -> Iterator[str]:
