@@ -185,7 +185,7 @@ def test_an_allow_list_that_is_none_is_told(allow: Any, why: str) -> None:
 
 def test_the_shipped_lists_are_strict_yaml_and_list_nothing_twice() -> None:
     from airflow_pipesec.documents import strict_yaml
-    from airflow_pipesec.scan.allow import HERE
+    from airflow_pipesec.scan.allow import HERE, LISTS
 
     files = sorted(HERE.glob("*.yaml"))
     assert len(files) >= 10
@@ -195,6 +195,10 @@ def test_the_shipped_lists_are_strict_yaml_and_list_nothing_twice() -> None:
         for right in ("new", "name"):
             for module, names in (document.get(right) or {}).items():
                 assert len(names) == len(set(names)), (path, module)
+        # What is read only for a format holds nothing for the others.
+        if found := set(document) & set(LISTS):
+            assert set(document) <= {"library", "versions", *found}, path
+            assert all(SHIPPED.section(section) == set(document[section]) for section in found), path
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ in a list or as an attribute, may be called by whoever uses the model with whate
   or the allowed name that is written so.
 
 ``|`` stands between alternatives, ``?`` after one that may be left out, ``...`` after the last for any number of them. Other
-sections (``keras``, ``tensorflow_ops``, ``onnx_domains``, ``torchscript``, ``formats``) are lists of names for these formats.
+sections (``keras``, ``tensorflow_ops``, ``onnx_domains``, ``torchscript``) are lists of names for these formats.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ __all__ = ["LISTS", "RIGHTS", "AllowList", "Argument", "Entry", "written"]
 HERE = Path(__file__).parent / "allow"
 MAX_BYTES = 4 << 20
 RIGHTS = ("new", "call", "name")
-LISTS = ("keras", "tensorflow_ops", "onnx_domains", "torchscript", "formats")
+LISTS = ("keras", "tensorflow_ops", "onnx_domains", "torchscript")
 KINDS = frozenset(
     (
         "any",
@@ -96,8 +96,8 @@ Signature = tuple[Argument, ...] | None  # None: any arguments at all
 class AllowList:
     """What is allowed: the rights of each pair of module and name, how what may be called may be called, and the other lists.
 
-    ``new`` and ``name`` hold ``(module, name)``; ``call`` maps such to a signature. ``lists`` has a set of names for each of
-    :data:`LISTS`. ``origin`` tells where it is from.
+    ``new`` and ``name`` hold ``(module, name)``; ``call`` maps such to a signature. ``lists`` has sets of names for some of
+    :data:`LISTS`, and with ``shipped_lists`` those that come with this package count as well. ``origin`` tells where it is from.
     """
 
     new: frozenset[tuple[str, str]] = frozenset()
@@ -105,6 +105,7 @@ class AllowList:
     name: frozenset[tuple[str, str]] = frozenset()
     lists: Mapping[str, frozenset[str]] = field(default_factory=dict)
     origin: str = "nothing"
+    shipped_lists: bool = False
 
     @cached_property
     def packages(self) -> frozenset[str]:
@@ -124,7 +125,12 @@ class AllowList:
 
     def lists_name(self, section: str, name: str) -> bool:
         """Whether a name stands in one of the other lists."""
-        return name in self.lists.get(section, ())
+        return name in self.section(section)
+
+    def section(self, section: str) -> frozenset[str]:
+        """Return the names in one of the other lists."""
+        own = self.lists.get(section, frozenset())
+        return own | _shipped_section(section) if self.shipped_lists else own
 
     def plus(self, other: AllowList) -> AllowList:
         """Return what is allowed by either. Where both say how something may be called, the other's word counts."""
@@ -135,21 +141,18 @@ class AllowList:
             self.name | other.name,
             {each: self.lists.get(each, frozenset()) | other.lists.get(each, frozenset()) for each in sections},
             f"{self.origin} and {other.origin}",
+            self.shipped_lists or other.shipped_lists,
         )
 
     @staticmethod
     @cache
     def shipped() -> AllowList:
         """Return the lists that come with this package."""
-        import yaml
-
-        # They are ours, and read at each start: the quick reader will do. A test reads them by the strict one.
-        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
         found = AllowList()
         for path in sorted(HERE.glob("*.yaml")):
-            document = yaml.load(path.read_bytes(), Loader=loader)  # noqa: S506 - both are safe loaders
-            found = found.plus(_parsed(document, path.name)[0])
-        return AllowList(found.new, found.call, found.name, found.lists, "the shipped lists")
+            if path.name not in _OF_LISTS.values():
+                found = found.plus(_parsed(_quickly(path), path.name)[0])
+        return AllowList(found.new, found.call, found.name, {}, "the shipped lists", shipped_lists=True)
 
     @classmethod
     def load(cls, source: str | os.PathLike[str] | Mapping[str, Any] | Iterable[str] | AllowList | None = None) -> AllowList:
@@ -172,6 +175,28 @@ class AllowList:
             raise ConfigurationError(f"allow is a {type(source).__name__}. Give the path of a file, a mapping or names.")
         own, with_shipped = _parsed(document, where)
         return cls.shipped().plus(own) if with_shipped else own
+
+
+# Each of the other lists in a file of its own, which is read when a file of that format is looked at.
+_OF_LISTS = {
+    "keras": "keras.yaml",
+    "onnx_domains": "onnx.yaml",
+    "tensorflow_ops": "tensorflow.yaml",
+    "torchscript": "torchscript.yaml",
+}
+
+
+@cache
+def _shipped_section(section: str) -> frozenset[str]:
+    name = _OF_LISTS.get(section)
+    return frozenset() if name is None else _parsed(_quickly(HERE / name), name)[0].lists[section]
+
+
+def _quickly(path: Path) -> Any:
+    """Read a list of our own: the quick reader will do. A test reads them by the strict one."""
+    import yaml
+
+    return yaml.load(path.read_bytes(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506 - both are safe loaders
 
 
 def _read(source: str | os.PathLike[str]) -> Any:

@@ -115,7 +115,7 @@ class _Model:
         self.domains: set[str] = set()
         self.judged: dict[tuple[str, str], Entry | None] = {}
         self.locations: set[str] = set()
-        listed = part.scan.allow.lists.get(SECTION, frozenset())
+        listed = part.scan.allow.section(SECTION)
         self.listed_domains = {name.partition(":")[0] for name in listed} | IMPORTED_IN_VAIN
 
     def look(self) -> None:

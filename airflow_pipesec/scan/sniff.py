@@ -115,11 +115,11 @@ def _function(form: str) -> Callable[[Part], None]:
 
 def form_of(view: View, head: bytes) -> str:
     """Return the format that bytes are of, by what they are; ``""`` for none that is known."""
-    from airflow_pipesec.scan import beside, onnx, pickles, plain, safetensors, savedmodel, streams, tars
-
     for magic, form in _MAGIC:
         if head.startswith(magic):
             return form
+    from airflow_pipesec.scan import beside, onnx, pickles, plain, safetensors, savedmodel, streams, tars
+
     if head[:1] == b"\x80" and pickles.is_pickle(view):
         return "pickle"
     if plain.is_executable(head):

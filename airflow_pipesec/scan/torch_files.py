@@ -53,8 +53,6 @@ _PICKLE = re.compile(r"\w{1,64}\.pkl")
 
 def look_torch_zip(part: Part, archive: Archive) -> None:
     """Look at an archive of torch's: its pickles by torch's rules, the code of TorchScript, and everything that is no storage."""
-    from airflow_pipesec.scan import torchscript
-
     root = next(member.name for member in archive.members if member.name.endswith("/data.pkl")).removesuffix("data.pkl")
     script = any(member.name == f"{root}constants.pkl" for member in archive.members)
     part.saw("torchscript" if script else "torch")
@@ -77,7 +75,9 @@ def look_torch_zip(part: Part, archive: Archive) -> None:
             folder = name.partition(".")[0]
             child.look(partial(_look_storages, flavour=flavour, folder=folder, referred=referred))
         elif script and name.startswith("code/") and name.endswith(".py"):
-            part.child(archive.open(member), member.name).look(torchscript.look_code)
+            from airflow_pipesec.scan.torchscript import look_code
+
+            part.child(archive.open(member), member.name).look(look_code)
         elif name in _LABELS:
             content = archive.open(member)
             if content.size > SHORT or not content.read_at(0, SHORT).isascii():

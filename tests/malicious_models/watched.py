@@ -13,7 +13,7 @@ from pkgutil import iter_modules
 from typing import Any
 
 import airflow_pipesec.scan
-from airflow_pipesec.scan.allow import AllowList
+from airflow_pipesec.scan.allow import LISTS, AllowList
 from airflow_pipesec.scan.scanner import scan_view
 from airflow_pipesec.scan.views import Memory
 from tests.malicious_models import malicious
@@ -53,6 +53,8 @@ def watch(marker: Path) -> list[str]:
     optional = [name for name in OPTIONAL if find_spec(name.partition(".")[0])]
     for name in (*NEEDED, *CODECS, *optional, *ours):
         import_module(name)
+    for section in LISTS:
+        allow.section(section)  # lists of our own, which are read when they are first asked for
     sys.addaudithook(hook)
     before = set(sys.modules)
     for sample in samples:
