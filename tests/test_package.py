@@ -49,6 +49,7 @@ def run(installed: Path, cwd: Path, *arguments: str) -> subprocess.CompletedProc
 
 def test_the_wheel_works_outside_the_checkout(installed: Path, tmp_path: Path) -> None:
     (tmp_path / "model.bin").write_bytes(b"weights")
+    (tmp_path / "model.pkl").write_bytes(b"\x80\x02ccollections\nOrderedDict\n)R.")
     (tmp_path / "rows.csv").write_text("a\n1\n")
     expectation = {"type": "expect_column_values_to_be_between", "kwargs": {"column": "a", "min_value": 0}}
     (tmp_path / "suite.json").write_text(json.dumps({"expectations": [expectation]}))
@@ -57,6 +58,7 @@ def test_the_wheel_works_outside_the_checkout(installed: Path, tmp_path: Path) -
         ("manifest", "model.bin", "-o", "model.json"),
         ("verify", "model.bin", "--manifest", "model.json"),
         ("validate", "rows.csv", "--suite", "suite.json"),
+        ("scan", "model.pkl"),
     ):
         done = run(installed, tmp_path, *tool, *arguments, "--json")
         assert done.returncode == 0, done.stdout + done.stderr
