@@ -21,6 +21,7 @@ from airflow_pipesec.scan.allow import AllowList
 from airflow_pipesec.scan.opinions import Opinion
 from airflow_pipesec.scan.savedmodel_files import companion
 from airflow_pipesec.scan.scanner import Fault, Limits, Scan, scan_view
+from airflow_pipesec.scan.views import pieces
 from airflow_pipesec.storage import SINGLE, Kind, Places, Store
 
 __all__ = ["scan_artifact"]
@@ -54,7 +55,6 @@ SECOND_OPINION = Control(
 FINDINGS_A_FILE = 10
 NAMES_SHOWN = 40
 FILES_SHOWN = 20
-CHUNK = 4 << 20
 
 Seen = Callable[[str, Scan], None]
 """Called with the address of each file and what the scan found in it."""
@@ -158,14 +158,12 @@ def _look(
 
 
 def _sha256(view: Places) -> str:
-    hasher = hashlib.sha256()
-    for place in range(0, view.size, CHUNK):
-        data = view.read_at(place, CHUNK)
-        if len(data) != min(CHUNK, view.size - place):
-            raise StorageError(
-                f"A file ends at byte {place + len(data):,}, before its end. Run the guard again when it is at rest."
-            )
+    hasher, size = hashlib.sha256(), 0
+    for data in pieces(view):
         hasher.update(data)
+        size += len(data)
+    if size != view.size:
+        raise StorageError(f"A file ends at byte {size:,}, before its end. Run the guard again when it is at rest.")
     return hasher.hexdigest()
 
 

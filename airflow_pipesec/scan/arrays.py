@@ -11,7 +11,7 @@ import math
 import re
 from typing import TYPE_CHECKING, Any
 
-from airflow_pipesec.scan.dtypes import ARRAYS, FINISHED, Element
+from airflow_pipesec.scan.dtypes import ARRAYS, FINISHED, SIZES, Element
 from airflow_pipesec.scan.scanner import Unscannable
 from airflow_pipesec.scan.values import Box, Made, Name
 
@@ -27,7 +27,6 @@ MOST_FIELDS = 10_000
 DEEPEST = 32
 MOST = 1 << 62
 _TYPE = re.compile(r"[<>=|]?([biufcSaUVmMO])(\d{0,9})(\[\d{0,9}(?:as|fs|ps|ns|us|ms|s|m|h|D|W|M|Y|generic)(?:/\d{1,9})?\])?")
-_SIZES = {"b": (1,), "i": (1, 2, 4, 8), "u": (1, 2, 4, 8), "f": (2, 4, 8, 12, 16), "c": (8, 16, 24, 32), "m": (8,), "M": (8,)}
 
 
 def _kind(text: Any) -> Element:
@@ -43,8 +42,8 @@ def _kind(text: Any) -> Element:
     if unit and letter not in "mM":
         raise Unscannable("holds an array of a type that is not read here")
     size = int(digits or 0)
-    if letter in _SIZES:
-        if size not in _SIZES[letter]:
+    if letter in SIZES:
+        if size not in SIZES[letter]:
             raise Unscannable("holds an array of a type that is not read here")
         return Element(size, False)
     return Element(size * 4 if letter == "U" else size, False)
@@ -67,9 +66,8 @@ def _described(descr: Any, depth: int = 0) -> Element:
     if isinstance(descr, tuple) and len(descr) == 2:
         inner = _described(descr[0], depth + 1)
         if not inner.size:
-            raise Unscannable(
-                "holds an array of a type that is not read here"
-            )  # numpy takes a number for its size, not its shape
+            # numpy takes a number beside a type without a size for that size, and not for a shape.
+            raise Unscannable("holds an array of a type that is not read here")
         return Element(inner.size * _count(descr[1] if isinstance(descr[1], tuple) else (descr[1],)), inner.objects)
     if not isinstance(descr, list):
         return _kind(descr)

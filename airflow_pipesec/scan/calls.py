@@ -20,13 +20,15 @@ from airflow_pipesec.scan.views import Memory
 if TYPE_CHECKING:
     from airflow_pipesec.scan.scanner import Part
 
-__all__ = ["WRAPPERS", "Broken", "Caller"]
+__all__ = ["MAKERS", "WRAPPERS", "Broken", "Caller", "of_python_3"]
 
 WRAPPERS: Final = (("joblib.numpy_pickle", "NumpyArrayWrapper"), ("sklearn.externals.joblib.numpy_pickle", "NumpyArrayWrapper"))
 """What stands for an array in a file of joblib's; the array's bytes follow the opcode that gives it its state."""
 
 MOST_NAMES = 1000  # kept of those that are refused
 _NEWOBJ, _NEWOBJ_EX = ("copyreg", "__newobj__"), ("copyreg", "__newobj_ex__")
+MAKERS: Final = (_NEWOBJ, _NEWOBJ_EX)
+"""What is allowed without a list: opcodes of their own do the same."""
 _LOAD_TYPE = ("dill._dill", "_load_type")
 _RECONSTRUCTOR = ("copyreg", "_reconstructor")
 # Each returns its first argument, so that what is done to the one is done to the other.
@@ -38,6 +40,11 @@ _CLASSES = "__torch__.torch.classes"
 _LATIN1 = frozenset(("latin1", "latin-1", "iso-8859-1"))
 # Reading on takes what these make, allowed or not.
 _FOLLOWED = frozenset((*WRAPPERS, ("numpy", "dtype")))
+
+
+def of_python_3(module: str, name: str) -> tuple[str, str]:
+    """Return the names of Python 3 for those of Python 2, as pickle's ``fix_imports`` has it."""
+    return _compat_pickle.NAME_MAPPING.get((module, name), (_compat_pickle.IMPORT_MAPPING.get(module, module), name))
 
 
 @lru_cache(1000)
@@ -100,11 +107,8 @@ class Caller:
 
     def find(self, module: str, name: str, protocol: int, offset: int) -> Name:
         """Return a name with the rights to it, as ``Unpickler.find_class`` would the thing itself."""
-        if protocol < 3:  # as pickle's fix_imports has it
-            if (module, name) in _compat_pickle.NAME_MAPPING:
-                module, name = _compat_pickle.NAME_MAPPING[module, name]
-            elif module in _compat_pickle.IMPORT_MAPPING:
-                module = _compat_pickle.IMPORT_MAPPING[module]
+        if protocol < 3:
+            module, name = of_python_3(module, name)
         found = self.names.get((module, name))
         if found is None:
             found = self.names[module, name] = Name(module, name, self._rights(module, name))
@@ -130,8 +134,8 @@ class Caller:
             # Resolved by torch's own compiler, among the archive's code; below torch.classes are those of C++.
             known = not module.startswith(_CLASSES) or self.allow.lists_name("torchscript", f"{module}.{name}")
             return ("new", "call", "name") if known else ()
-        if not rights and (module, name) in (_NEWOBJ, _NEWOBJ_EX):
-            return ("call",)  # what opcodes of their own do as well
+        if not rights and (module, name) in MAKERS:
+            return ("call",)
         return rights
 
     def call(self, function: Any, args: Any, offset: int) -> Any:

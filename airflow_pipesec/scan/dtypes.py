@@ -17,7 +17,7 @@ from airflow_pipesec.scan.allow import AllowList
 from airflow_pipesec.scan.scanner import Unscannable
 from airflow_pipesec.scan.values import Blob, Box, Made, Name
 
-__all__ = ["ARRAYS", "DTYPE", "FINISHED", "VIEWS", "Dtypes", "Element"]
+__all__ = ["ARRAYS", "DTYPE", "FINISHED", "SIZES", "VIEWS", "Dtypes", "Element"]
 
 DTYPE: Final = ("numpy", "dtype")
 STRINGS: Final = ("numpy._core._internal", "_convert_to_stringdtype_kwargs")
@@ -50,7 +50,8 @@ _MAKERS: Final = {
 FINISHED: Final = "finished"
 MOST = 1_000_000  # dtypes of one pickle
 _CODE = re.compile(r"[<>=|]?([biufcSaUVmMO?])(\d{0,9})")
-_SIZES: Final[dict[str, tuple[int, ...]]] = {
+# By the letter of a type, how many bytes one element can have; not of texts and of what has fields.
+SIZES: Final[dict[str, tuple[int, ...]]] = {
     "b": (1,),
     "?": (1,),
     "i": (1, 2, 4, 8),
@@ -223,9 +224,9 @@ def _code(args: tuple[Any, ...]) -> tuple[str, int]:
     if found is None:
         raise _Wrong("its type is unknown")
     letter, digits = found.groups()
-    if letter in _SIZES:
+    if letter in SIZES:
         size = int(digits or (1 if letter == "?" else 8))
-        if size not in _SIZES[letter]:
+        if size not in SIZES[letter]:
             raise _Wrong("its type is unknown")
         return letter, size
     letter = "S" if letter == "a" else letter

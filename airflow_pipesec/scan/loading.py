@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import _compat_pickle
 import io
 import os
 import pickle
@@ -13,16 +12,15 @@ from typing import IO, Any
 from airflow_pipesec.errors import ArtifactRefused, ConfigurationError
 from airflow_pipesec.findings import printable
 from airflow_pipesec.scan.allow import AllowList
-from airflow_pipesec.scan.calls import WRAPPERS
+from airflow_pipesec.scan.calls import MAKERS, WRAPPERS, of_python_3
 from airflow_pipesec.scan.scanner import Limits, Scan, scan_view
 from airflow_pipesec.scan.sniff import STREAMS
-from airflow_pipesec.scan.views import Memory, View
+from airflow_pipesec.scan.views import Memory, pieces
 
 __all__ = ["load_pickle"]
 
 LIMIT = 16 << 30
 SHOWN = 5
-CHUNK = 16 << 20
 
 Allowed = str | os.PathLike[str] | Mapping[str, Any] | Iterable[str] | AllowList | None
 
@@ -75,12 +73,10 @@ def _unpacked(data: bytes) -> bytes:
     from airflow_pipesec.scan.scanner import Part
     from airflow_pipesec.scan.streams import opened
 
-    view: View = Memory(data)
-    part = Part(view, Scan(AllowList()))
+    part = Part(Memory(data), Scan(AllowList()))
     while (inner := opened(part)) is not None:
         part = part.child(inner, "decompressed")
-    view = part.view
-    return b"".join(view.read_at(place, CHUNK) for place in range(0, view.size, CHUNK))
+    return b"".join(pieces(part.view))
 
 
 class _Unpickling:
@@ -92,9 +88,7 @@ class _Unpickling:
 
     def find(self, module: str, name: str) -> None:
         """Raise :class:`ArtifactRefused` unless a name is allowed, as it stands and as pickle would map a name of Python 2."""
-        pair = _compat_pickle.NAME_MAPPING.get((module, name), (_compat_pickle.IMPORT_MAPPING.get(module, module), name))
-        copied = module == "copyreg" and name in ("__newobj__", "__newobj_ex__")
-        if not copied and not self.allow.has(*pair):
+        if (module, name) not in MAKERS and not self.allow.has(*of_python_3(module, name)):
             raise ArtifactRefused(f"{self.where} is not loaded: it refers to {printable(module)}:{printable(name)}.")
 
     def load(self, data: bytes) -> Any:

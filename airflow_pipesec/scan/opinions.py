@@ -19,12 +19,12 @@ from typing import Protocol
 
 from airflow_pipesec.errors import ConfigurationError, place_of
 from airflow_pipesec.findings import Status, amount, printable
+from airflow_pipesec.scan.views import pieces
 from airflow_pipesec.storage import Places
 
 __all__ = ["Command", "Opinion", "Picklescan", "opinions_from"]
 
 SECONDS = 900.0
-CHUNK = 4 << 20
 QUIET = {
     "DO_NOT_TRACK": "1",
     "PROMPTFOO_DISABLE_TELEMETRY": "1",
@@ -62,7 +62,7 @@ class Picklescan:
         with _copy(view, called) as path:
             try:
                 result = scan_file_path(str(path))
-            except Exception as error:
+            except Exception as error:  # whatever another's parser met with, it gave no answer
                 return Status.ERROR, f"broke off ({place_of(error)})"
         if result.issues_count or result.infected_files:
             return Status.FAIL, f"finds {amount(result.issues_count, 'dangerous name')}"
@@ -117,8 +117,8 @@ def _copy(view: Places, called: str) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="pipesec-") as folder:
         path = Path(folder) / (called.replace("/", "_").lstrip(".-") or "artifact")
         with path.open("wb") as file:
-            for place in range(0, view.size, CHUNK):
-                file.write(view.read_at(place, CHUNK))
+            for data in pieces(view):
+                file.write(data)
         yield path
 
 

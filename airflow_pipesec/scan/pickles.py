@@ -16,21 +16,23 @@ from airflow_pipesec.scan.views import Section
 if TYPE_CHECKING:
     from airflow_pipesec.scan.views import View
 
-__all__ = ["follow", "is_pickle", "look_nested", "look_pickle", "shadow"]
+__all__ = ["BROKEN", "follow", "is_pickle", "look_nested", "look_pickle", "run_shadow", "shadow"]
 
 TRIED = 1000
 """Opcodes; what can be followed so far from its first byte on is taken for a pickle."""
 
 TORCH_MAGIC = 0x1950A86A20F9469CFC6C  # torch.serialization, what files before version 1.6 begin with
 MOST_STREAMS = 100_000
+STEPS_BEFORE_DOUBT = 50_000
+TRIED_ALL = -1
+BROKEN: Any = object()
+# What can be the first opcode: all but those that need something on the stack.
+_FIRST = frozenset(code for code in range(256) if code in b"(]})lcIFLSTUVXGJKMNBCPi0" or 0x80 <= code <= 0x98) - {0x81, 0x85}
 
 
 def is_pickle(view: View) -> bool:
     """Whether bytes are a pickle: they begin with its protocol, or can be followed to a STOP that is their end, or for long."""
     return _followed(view) in (view.size, TRIED_ALL)
-
-
-TRIED_ALL = -1
 
 
 def _followed(view: View) -> int:
@@ -48,9 +50,6 @@ def _followed(view: View) -> int:
     return machine.place
 
 
-_FIRST = frozenset(b"(]})lcIFLSTUVXGJKMNBC.i\x80\x88\x89\x8a\x8b\x8c\x8d\x8e\x8f\x95\x96\x82\x83\x84")
-
-
 def _quiet(view: View) -> Machine:
     """Return a machine whose findings nobody reads."""
     return Machine(Part(view, Scan(AllowList.shipped(), Limits(opcodes=TRIED))), shadow=True)
@@ -58,22 +57,19 @@ def _quiet(view: View) -> Machine:
 
 def look_pickle(part: Part) -> None:
     """Follow every stream of a pickle file; what follows the last has to be nothing."""
+    part.saw("pickle")
     if part.known.startswith("torch"):
-        part.saw("pickle")
         follow(part, 0, flavour=part.known)
         return
-    part.saw("pickle")
     place, streams = 0, 0
     while place < part.size:
-        machine = Machine(part, place)
         if streams and not _followed(Section(part.view, place)):
             part.unscannable(f"goes on for {part.size - place:,} bytes after its pickle", place)
             break
-        result = _run(machine)
-        part.scan.memo += len(machine.memo)
-        if result is BROKEN:
+        machine = follow(part, place)
+        if machine.result is BROKEN:
             break
-        if not streams and result == TORCH_MAGIC:
+        if not streams and machine.result == TORCH_MAGIC:
             from airflow_pipesec.scan.torch_files import look_torch_legacy
 
             look_torch_legacy(part, machine.place)
@@ -84,29 +80,22 @@ def look_pickle(part: Part) -> None:
             raise Unscannable(f"holds more than {MOST_STREAMS:,} pickles")
 
 
-BROKEN: Any = object()
-
-
 def follow(part: Part, place: int, *, flavour: str = "") -> Machine:
     """Follow one stream that a loader reads from ``place`` on, and return the machine at its end.
 
-    Raises :class:`Unscannable` where it cannot be followed to the end; by then it is told.
+    Where it cannot be followed to its end that is told, and the machine's result is :data:`BROKEN`.
     """
     machine = Machine(part, place, flavour=flavour)
-    machine.result = _run(machine)
+    try:
+        machine.run()
+    except Refused as error:
+        part.unsafe(error.why, error.offset)
+        machine.result = BROKEN
+    except Unscannable as error:
+        part.unscannable(error.why, error.offset)
+        machine.result = BROKEN
     part.scan.memo += len(machine.memo)
     return machine
-
-
-def _run(machine: Machine) -> Any:
-    try:
-        return machine.run()
-    except Refused as error:
-        machine.part.unsafe(error.why, error.offset)
-        return BROKEN
-    except Unscannable as error:
-        machine.part.unscannable(error.why, error.offset)
-        return BROKEN
 
 
 def look_nested(part: Part) -> None:
@@ -124,14 +113,8 @@ def look_nested(part: Part) -> None:
 def shadow(part: Part) -> None:
     """Tell what a reader of pickles would do with a part that is something else."""
     head = part.view.read_at(0, 1)
-    if head and head[0] in _FIRST_OF_SHADOW:
+    if head and head[0] in _FIRST:
         run_shadow(Machine(part, shadow=True))
-
-
-_FIRST_OF_SHADOW = frozenset(code for code in range(256) if code in b"(]})lcIFLSTUVXGJKMNBCPi0" or 0x80 <= code <= 0x98) - {
-    0x81,
-    0x85,
-}
 
 
 def run_shadow(machine: Machine) -> None:
@@ -144,6 +127,3 @@ def run_shadow(machine: Machine) -> None:
     except Unscannable as error:
         if machine.steps > STEPS_BEFORE_DOUBT:
             machine.part.unscannable(error.why, error.offset)
-
-
-STEPS_BEFORE_DOUBT = 50_000

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from airflow_pipesec.scan.scanner import Part
     from airflow_pipesec.scan.views import View
 
-__all__ = ["HEAD", "form_of", "look"]
+__all__ = ["HEAD", "STREAMS", "form_of", "look"]
 
 HEAD = 4096
 HDF5 = b"\x89HDF\r\n\x1a\n"

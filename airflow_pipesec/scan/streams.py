@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from airflow_pipesec.scan.views import View
 
 __all__ = [
-    "FORMS",
     "MEMORY",
     "Codec",
     "Inflated",
@@ -372,7 +371,6 @@ _MAGIC: tuple[tuple[bytes, str, Codec], ...] = (
     (b"\x04\x22\x4d\x18", "lz4", _lz4),
     (b"ZF", "zfile", _zfile),
 )
-FORMS = frozenset(form for _, form, _ in _MAGIC) | {"zlib", "lzma"}
 
 
 def look_stream(part: Part) -> None:
@@ -384,10 +382,10 @@ def look_stream(part: Part) -> None:
 
 def opened(part: Part) -> Inflated | None:
     """Return what a part decompresses to if it is looked at as a compressed stream. Raises :class:`Unscannable`."""
-    from airflow_pipesec.scan.sniff import form_of
+    from airflow_pipesec.scan.sniff import STREAMS, form_of
 
     head = part.view.read_at(0, TRIED)
-    if form_of(part.view, head) not in FORMS:
+    if form_of(part.view, head) not in STREAMS:
         return None
     return Inflated(part.view, _codec(head)[1], part.scan)
 

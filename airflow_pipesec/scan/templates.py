@@ -132,7 +132,7 @@ def _environment() -> Environment:
             return nodes.Scope(body, lineno=body[0].lineno if body else 1)
 
     # Nothing is rendered: autoescaping, which would be missed here, has no part in it.
-    return Environment(extensions=["jinja2.ext.do", "jinja2.ext.loopcontrols", Generation])  # noqa: S701
+    return Environment(extensions=["jinja2.ext.do", "jinja2.ext.loopcontrols", Generation])  # noqa: S701 - nothing is rendered
 
 
 def _is_inner(name: str) -> bool:
@@ -371,14 +371,7 @@ class _Judge:
 
     def of_call(self, node: Any) -> _Kind:
         """Of a call: of a function, a macro, or a method of a text, list or mapping."""
-        called = node.node
-        given = _Kind.NONE
-        for each in node.args:
-            given |= self.kind(each)
-        for each in node.kwargs:
-            given |= self.kind(each.value)
-        if node.dyn_args is not None or node.dyn_kwargs is not None:
-            self.refuse(f"calls with arguments that are not written out (line {node.lineno})")
+        called, given = node.node, self.applied(node)
         if type(called).__name__ == "Getattr":
             return self.method(called, given)
         if type(called).__name__ != "Name":
@@ -470,7 +463,7 @@ class _Judge:
         return _NUMBER
 
     def applied(self, node: Any) -> _Kind:
-        """Return the kinds of the arguments of a filter or test."""
+        """Return the kinds of the arguments of a call, a filter or a test."""
         given = _Kind.NONE
         for each in node.args:
             given |= self.kind(each)

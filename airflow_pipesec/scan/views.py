@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
+from collections.abc import Iterator
 from typing import Protocol
 
-__all__ = ["Cursor", "Memory", "Section", "View", "ViewFile"]
+__all__ = ["Cursor", "Memory", "Section", "View", "pieces"]
 
 WINDOW = 1 << 16
+PIECE = 1 << 20
 LONGEST_READ = 64 << 20
 """Bytes that one call may ask for; whoever wants more reads piece by piece."""
 
@@ -87,40 +88,9 @@ class Cursor:
         return True
 
 
-class ViewFile:
-    """A view as a file that is read, for libraries that want one. It has no descriptor and cannot be written to."""
-
-    def __init__(self, view: View, *, longest: int = LONGEST_READ) -> None:
-        self.view = view
-        self.longest = longest
-        self.place = 0
-
-    def read(self, length: int = -1) -> bytes:
-        """Return the next bytes. Raises :class:`ValueError` for more than ``longest`` at once."""
-        left = max(0, self.view.size - self.place)
-        length = left if length is None or length < 0 else min(length, left)
-        if length > self.longest:
-            raise ValueError("more is asked for at once than a part of this format has")
-        data = self.view.read_at(self.place, length)
-        self.place += len(data)
-        return data
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Go to a place. Raises :class:`ValueError` for one before the start."""
-        place = offset + (0, self.place, self.view.size)[whence]
-        if place < 0:
-            raise ValueError("a place before the start")
-        self.place = place
-        return place
-
-    def tell(self) -> int:
-        """Return the place."""
-        return self.place
-
-    def seekable(self) -> bool:
-        """Whether any place can be gone to: yes."""
-        return True
-
-    def readable(self) -> bool:
-        """Whether it can be read: yes."""
-        return True
+def pieces(view: View, length: int = PIECE) -> Iterator[bytes]:
+    """Yield all of a view, piece by piece, for as long as there is something."""
+    place = 0
+    while place < view.size and (data := view.read_at(place, min(length, view.size - place))):
+        yield data
+        place += len(data)

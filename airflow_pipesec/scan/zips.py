@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from airflow_pipesec.scan import streams
 from airflow_pipesec.scan.members import Headers, Names
 from airflow_pipesec.scan.scanner import Unscannable, named
-from airflow_pipesec.scan.views import Cursor, Memory, Section
+from airflow_pipesec.scan.views import Cursor, Memory, Section, pieces
 
 if TYPE_CHECKING:
     from airflow_pipesec.scan.scanner import Part
@@ -35,7 +35,6 @@ NEWEST = 63
 """The version 6.3 of the format, which LZMA needs (4.4.3)."""
 
 MOST_ENDS = 100
-PIECE = 1 << 20
 STORED, DEFLATED, BZIP2, LZMA = 0, 8, 12, 14
 _DESCRIBED, _UTF8, _LZMA_END = 1 << 3, 1 << 11, 1 << 1
 _TAKEN = 0b110 | _DESCRIBED | _UTF8  # 4.4.4: bits 1 and 2 tell how well it is compressed
@@ -74,13 +73,10 @@ class Archive:
         """Return the bytes of a member, once its checksum is verified. Raises :class:`Unscannable`."""
         packed = Section(self.part.view, member.start, member.packed)
         if member.method == STORED:
-            crc, place = 0, 0
-            while place < packed.size:
-                piece = packed.read_at(place, PIECE)
-                if not piece:
-                    break
-                crc, place = zlib.crc32(piece, crc), place + len(piece)
-            if place != member.size or crc != member.crc:
+            crc, size = 0, 0
+            for piece in pieces(packed):
+                crc, size = zlib.crc32(piece, crc), size + len(piece)
+            if size != member.size or crc != member.crc:
                 raise Unscannable("does not have the checksum that it states")
             return packed
         return streams.Inflated(packed, _codec(member), self.part.scan, [(member.size, member.crc)])
